@@ -1,0 +1,45 @@
+"""Names shared by every layer: the errors that decide an exit code, and type aliases.
+
+Nothing here imports JAX, so that the numpy-only parts of the data path stay light.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+# Exit codes of `python -m pixel_bert_jax.main`, documented in the README.
+EXIT_DONE = 0
+EXIT_ERROR = 1
+EXIT_BAD_INPUT = 2
+EXIT_NON_FINITE = 3
+EXIT_BAD_IMAGES = 4
+EXIT_PREEMPTED = 143
+
+Params = dict[str, Any]  # nested dict of arrays
+Batch = dict[str, Any]  # see docs in `data/pipeline.py` for keys and shapes
+Sums = dict[str, tuple[Any, Any]]  # name -> (total, count); merged by addition
+
+
+class InputError(ValueError):
+    """Bad input that is known before anything is compiled; ends with exit code 2."""
+
+
+class BadImageBudgetError(RuntimeError):
+    """More images failed than `data.bad_image_budget` allows; exit code 4."""
+
+
+class NonFiniteError(RuntimeError):
+    """Too many updates in a row were not finite; exit code 3."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns " (did you mean 'x'?)" for the closest valid name, or an empty string.
+
+    Args:
+      name: what was received.
+      valid: the names that exist.
+    """
+    close = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
