@@ -1,0 +1,167 @@
+"""Parameter paths: the one handle by which everything names a parameter.
+
+A nested dict of parameters is seen as a flat dict whose keys are paths such as
+``encoder/layer_0/attention/query/kernel``. Ordered lists of ``(pattern, value)``
+rules over those paths drive learning rates, weight decay, freezing, sharding and
+partial loading. The first rule whose pattern matches the *whole* path wins.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pixel_bert_jax.types import InputError
+
+Value = TypeVar("Value")
+Rules = Sequence[tuple[str, Value]]
+
+SEPARATOR = "/"
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns a nested dict into ``{"a/b/c": leaf}``, in the order of the nested dict.
+
+    Only mappings are descended into; everything else, ``None`` and sequences
+    included, is a leaf. A mapping without entries leaves no trace.
+
+    Args:
+      tree: nested mappings with string keys.
+
+    Returns:
+      One entry for each leaf.
+
+    Raises:
+      InputError: a key is not a string, is empty or contains ``/``; such a path
+        could not be turned back into the tree it came from.
+    """
+    flat: dict[str, Any] = {}
+
+    def visit(node: Mapping[str, Any], prefix: str) -> None:
+        for key, child in node.items():
+            if not isinstance(key, str) or not key or SEPARATOR in key:
+                raise InputError(
+                    f"expected non-empty string keys without {SEPARATOR!r} in a "
+                    f"parameter tree, received {key!r} under {prefix or 'the root'!r}"
+                )
+            path = f"{prefix}{SEPARATOR}{key}" if prefix else key
+            if isinstance(child, Mapping):
+                visit(child, path)
+            else:
+                flat[path] = child
+
+    visit(tree, "")
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns ``{"a/b/c": leaf}`` back into nested dicts; the inverse of `flatten`.
+
+    Raises:
+      InputError: one path is the beginning of another (``a`` and ``a/b``), or has
+        an empty component (``a//b``).
+    """
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split(SEPARATOR)
+        if not all((*parents, name)):
+            raise InputError(
+                f"expected names separated by single {SEPARATOR!r}, received {path!r}"
+            )
+        node = tree
+        for depth, parent in enumerate(parents, start=1):
+            above = SEPARATOR.join(parents[:depth])
+            if above in flat:
+                raise InputError(
+                    f"expected paths that name leaves, received both {above!r} and "
+                    f"{path!r}"
+                )
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
+
+
+def match_rules(rules: Rules[Value], paths: Iterable[str]) -> dict[str, Value]:
+    """Gives every path the value of the first rule that matches it.
+
+    A pattern is a regular expression that must match the whole path
+    (`re.fullmatch`): ``backbone/.*`` is everything below ``backbone``, ``.*/bias``
+    every bias, ``.*`` all that is left. There is no default, so that a renamed or
+    new parameter is noticed instead of being trained at somebody else's rate.
+
+    Args:
+      rules: ordered ``(pattern, value)`` pairs.
+      paths: parameter paths, e.g. the keys of `flatten`.
+
+    Returns:
+      ``{path: value}`` in the order of `paths`.
+
+    Raises:
+      InputError: a pattern is not a regular expression, or a path is matched by no
+        rule; the text lists every such path and the rules.
+    """
+    compiled = _compile(rules)
+    matched: dict[str, Value] = {}
+    unmatched: list[str] = []
+    for path in paths:
+        index = _first_match(compiled, path)
+        if index is None:
+            unmatched.append(path)
+        else:
+            matched[path] = rules[index][1]
+    if unmatched:
+        raise InputError(
+            "expected every parameter to be matched by a rule, but no pattern matches "
+            + ", ".join(repr(path) for path in unmatched)
+            + ". The patterns, which must match a whole path, are: "
+            + (", ".join(repr(pattern) for pattern, _ in rules) or "(none)")
+            + ". A last rule '.*' matches everything."
+        )
+    return matched
+
+
+def unused_rules(rules: Rules[Any], paths: Iterable[str]) -> tuple[str, ...]:
+    """Lists the patterns that decide nothing, in the order of `rules`.
+
+    A rule is unused when it matches no path, or only paths that an earlier rule has
+    taken. Most often it is a misspelt pattern: callers log what comes back.
+
+    Raises:
+      InputError: a pattern is not a regular expression.
+    """
+    compiled = _compile(rules)
+    used = {_first_match(compiled, path) for path in paths}
+    return tuple(
+        pattern for index, (pattern, _) in enumerate(rules) if index not in used
+    )
+
+
+def map_rules(rules: Rules[Value], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces every leaf of a nested dict by the value of the rule for its path.
+
+    This is `match_rules` in the shape of the tree itself, as labels for
+    `optax.partition` or a tree of partition specs are wanted.
+
+    Raises:
+      InputError: as `match_rules`.
+    """
+    return unflatten(match_rules(rules, flatten(tree)))
+
+
+def _compile(rules: Rules[Any]) -> list[re.Pattern[str]]:
+    compiled = []
+    for pattern, _ in rules:
+        try:
+            compiled.append(re.compile(pattern))
+        except re.error as error:
+            raise InputError(
+                f"expected a regular expression over parameter paths, received "
+                f"{pattern!r}: {error}"
+            ) from error
+    return compiled
+
+
+def _first_match(compiled: Sequence[re.Pattern[str]], path: str) -> int | None:
+    for index, pattern in enumerate(compiled):
+        if pattern.fullmatch(path):
+            return index
+    return None
