@@ -1,0 +1,167 @@
+"""The embedded data set: rendered scenes with captions, made on the fly from a seed.
+
+Scene number n of (split, seed) is a pure function of these three: nothing is stored, and a
+larger `num_scenes` extends a smaller one. What a scene is: `scenes_world`; its pixels:
+`scenes_render`; its captions: `scenes_text`; the ceiling of every figure:
+`scenes_oracle`; the vocabulary: `scenes_words`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pixel_bert_jax.data.sources import base
+from pixel_bert_jax.data.sources.scenes_oracle import oracle_match, oracle_words
+from pixel_bert_jax.data.sources.scenes_render import render
+from pixel_bert_jax.data.sources.scenes_text import draw_captions
+from pixel_bert_jax.data.sources.scenes_words import WORD_CLASSES, WORDS
+from pixel_bert_jax.data.sources.scenes_world import SPLITS, Scene, draw_scene
+from pixel_bert_jax.types import InputError, nearest
+
+__all__ = [
+    "WORDS",
+    "WORD_CLASSES",
+    "Scene",
+    "ScenesSource",
+    "build",
+    "oracle_match",
+    "oracle_words",
+]
+
+# A change of anything that alters a scene, a picture or a caption raises this, so that
+# an index of an earlier version is not reused.
+VERSION = 1
+
+# Independent random streams of one scene.
+_LAYOUT, _PICTURE, _CAPTIONS = range(3)
+
+_DEFAULTS = {
+    "seed": 0,
+    "train_scenes": 20_000,
+    "evaluate_scenes": 1_000,
+    "captions_per_scene": 5,
+}
+
+
+class ScenesSource:
+    """Scenes 0 to num_scenes - 1 of a split; an image's key is its scene's number."""
+
+    def __init__(
+        self,
+        split: str = "train",
+        seed: int = 0,
+        num_scenes: int = _DEFAULTS["train_scenes"],
+        captions_per_scene: int = _DEFAULTS["captions_per_scene"],
+        name: str = "scenes",
+    ):
+        """Checks the options; nothing is generated yet.
+
+        Raises:
+          InputError: an unknown split or an option outside of its range.
+        """
+        if split not in SPLITS:
+            raise InputError(
+                f"scenes have no split {split!r}{nearest(split, SPLITS)}; "
+                f"valid: {', '.join(SPLITS)}."
+            )
+        _check_range("seed", seed, 0, 2**32 - 1)
+        _check_range("number of scenes", num_scenes, 1, 2**31 - 1)
+        _check_range("captions_per_scene", captions_per_scene, 1, 50)
+        self.name = name
+        self.split = split
+        self.seed = int(seed)
+        self.num_scenes = int(num_scenes)
+        self.captions_per_scene = int(captions_per_scene)
+        self.identity: Mapping[str, Any] = {
+            "version": VERSION,
+            "split": split,
+            "seed": self.seed,
+            "num_scenes": self.num_scenes,
+            "captions_per_scene": self.captions_per_scene,
+        }
+        self.word_classes = WORD_CLASSES
+
+    def __len__(self) -> int:
+        return self.num_scenes
+
+    def files(self) -> list[Path]:
+        """Returns []: nothing is read from disk."""
+        return []
+
+    def scene(self, number: int) -> Scene:
+        """Returns the objects of one scene, which the oracle reads."""
+        return draw_scene(self._generator(number, _LAYOUT), self.split)
+
+    def captions(self, number: int, scene: Scene | None = None) -> list[str]:
+        """Returns the captions of one scene, all different, words separated by spaces."""
+        scene = self.scene(number) if scene is None else scene
+        generator = self._generator(number, _CAPTIONS)
+        drawn = draw_captions(scene, self.captions_per_scene, generator)
+        return [" ".join(words) for words in drawn]
+
+    def images(self) -> Iterator[base.ImageRecord]:
+        """Yields every scene's record, in the order of their numbers."""
+        for number in range(self.num_scenes):
+            scene = self.scene(number)
+            yield base.ImageRecord(str(number), number, scene.height, scene.width)
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Yields (image key, caption), in the order of the scenes' numbers."""
+        for number in range(self.num_scenes):
+            for caption in self.captions(number):
+                yield str(number), caption
+
+    def read(self, key: str) -> np.ndarray:
+        """Returns the picture of a scene, uint8 RGB [height, width, 3].
+
+        Raises:
+          InputError: the key is not the number of a scene.
+        """
+        if not key.isdecimal() or int(key) >= self.num_scenes:
+            raise InputError(
+                f"{self.name}: expected the number of a scene, 0 to "
+                f"{self.num_scenes - 1}; received {key!r}."
+            )
+        number = int(key)
+        return render(self.scene(number), self._generator(number, _PICTURE))
+
+    def _generator(self, number: int, stream: int) -> np.random.Generator:
+        entropy = (self.seed, SPLITS.index(self.split), number, stream)
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+
+
+def _check_range(what: str, value: Any, low: int, high: int) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        raise InputError(
+            f"scenes: {what} must be a whole number from {low} to {high}; "
+            f"received {value!r}."
+        )
+
+
+def build(config: Mapping[str, Any], split: str, root: Path | None) -> ScenesSource:
+    """Makes the source from one element of `config.data.corpora`.
+
+    Args:
+      config: fields seed, train_scenes, evaluate_scenes, captions_per_scene and name, all
+        optional.
+      split: "train" or "evaluate".
+      root: not used, nothing is read.
+
+    Raises:
+      InputError: an unknown field or split, or a value outside of its range.
+    """
+    del root
+    base.only(config, [], ["name", *_DEFAULTS])
+    values = {**_DEFAULTS, **config}
+    return ScenesSource(
+        split=split,
+        seed=values["seed"],
+        num_scenes=values.get(f"{split}_scenes", 1),
+        captions_per_scene=values["captions_per_scene"],
+        name=config.get("name") or "scenes",
+    )
