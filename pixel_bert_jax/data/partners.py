@@ -1,10 +1,47 @@
-"""Fixed partners for evaluation: for every item one that shows another picture."""
+"""Fixed partners for evaluation: for every item one that shows another picture.
+
+They depend on the seed and on the corpus they stay in, never on how texts are grouped
+or batched, so that no figure depends on the batch size.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from pixel_bert_jax.data.permutations import permutation, shuffle_segments
+from pixel_bert_jax.data.permutations import permutation, shuffle_segments, stream
+from pixel_bert_jax.data.plan_layout import Layout
+from pixel_bert_jax.data.plan_types import Corpus
+
+_NEGATIVES, _OTHERS = 4, 5  # what a stream is for; `plan` has the numbers before
+
+
+def text_partners(seed: int, corpora: Sequence[Corpus]) -> list[np.ndarray]:
+    """Returns, a corpus, the row of each text's negative or -1; int64 [T]."""
+    return [
+        choose_partners(
+            stream(seed, _NEGATIVES, c), np.asarray(corpus.pictures)[corpus.text_unit]
+        )
+        for c, corpus in enumerate(corpora)
+    ]
+
+
+def unit_partners(seed: int, corpora: Sequence[Corpus], layout: Layout) -> np.ndarray:
+    """Returns for each unit another of its corpus and bucket, or -1.
+
+    Units are numbered through all corpora, as in `layout`; int64 [U].
+    """
+    other = np.full(len(layout.unit_images), -1, np.int64)
+    for c, corpus in enumerate(corpora):
+        first, last = layout.corpus_unit[c : c + 2]
+        for b, bucket in enumerate(layout.buckets):
+            units = np.flatnonzero(layout.unit_bucket[first:last] == b)
+            # Keyed by shape: another corpus may add buckets and so move the number b.
+            bits = stream(seed, _OTHERS, c, *bucket.canvas, bucket.source)
+            chosen = choose_partners(bits, np.asarray(corpus.pictures)[units])
+            other[first + units] = np.where(chosen < 0, -1, first + units[chosen])
+    return other
 
 
 def choose_partners(bits: np.random.PCG64, pictures: np.ndarray) -> np.ndarray:

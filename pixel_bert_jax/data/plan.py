@@ -27,7 +27,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import itertools
 import math
 import threading
 from collections import OrderedDict
@@ -37,108 +36,39 @@ from fractions import Fraction
 import numpy as np
 
 from pixel_bert_jax.data import geometry
-from pixel_bert_jax.data.partners import choose_partners
+from pixel_bert_jax.data.partners import text_partners, unit_partners
 from pixel_bert_jax.data.permutations import permutation, shuffle_segments, stream
+from pixel_bert_jax.data.plan_layout import Layout, offsets_of
+from pixel_bert_jax.data.plan_types import (
+    HOLE,
+    Bucket,
+    BucketStatistics,
+    Corpus,
+    PlanBatch,
+    Statistics,
+    check_corpora,
+    check_integer,
+)
 from pixel_bert_jax.types import InputError
+
+__all__ = [
+    "HOLE",
+    "Bucket",
+    "BucketStatistics",
+    "Corpus",
+    "EvaluationPlan",
+    "PlanBatch",
+    "Statistics",
+    "TrainPlan",
+]
 
 FORMAT = 1
 """Raised whenever the same arguments would give another order; in the fingerprint."""
 
-HOLE = np.uint32(0xFFFFFFFF)
-"""Both words of the uid of an empty text slot."""
-
 # What a random stream is for: the second number of its seed.
-_TEXTS, _GROUPS, _BATCHES, _SUBSET, _NEGATIVES, _OTHERS = range(6)
+_TEXTS, _GROUPS, _BATCHES, _SUBSET = range(4)  # `partners` has the next two
 
 _CACHED_EPOCHS = 2  # readers that prefetch across an epoch's end need both sides
-
-
-@dataclasses.dataclass(frozen=True)
-class Corpus:
-    """The texts and units of one corpus, as the plan sees them.
-
-    Attributes:
-      name: for messages and figures.
-      weight: times each text is shown in a training epoch; 0.5 shows half of them.
-      unit_images: int [U, M] rows of the global image table.
-      text_unit: int [T] unit of each text, in any order; may be memory-mapped.
-      pictures: int [U] picture of each unit (of its image 0): two units with one
-        picture are never each other's negatives.
-    """
-
-    name: str
-    weight: float
-    unit_images: np.ndarray
-    text_unit: np.ndarray
-    pictures: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Bucket:
-    """Static shape of a batch: canvas (height, width), side of the source canvas."""
-
-    canvas: geometry.Size
-    source: int
-
-
-@dataclasses.dataclass(frozen=True)
-class PlanBatch:
-    """One global batch of G groups; -1 marks what is missing.
-
-    Attributes:
-      bucket: shape of the batch.
-      corpus: int32 [G].
-      images: int64 [G, M] rows of the global image table.
-      texts: int64 [G, K] rows of the text table of the group's corpus.
-      uid: uint32 [G, K, 2], (corpus + 256 * occurrence in the epoch, text row), or
-        `HOLE` twice. Every random draw of an example is keyed by it.
-      negatives: int64 [G, K], evaluation only: row of a text of the same corpus that
-        belongs to another picture.
-      other_images: int64 [G, M], evaluation only: images of another picture's unit
-        in the same corpus and bucket.
-    """
-
-    bucket: Bucket
-    corpus: np.ndarray
-    images: np.ndarray
-    texts: np.ndarray
-    uid: np.ndarray
-    negatives: np.ndarray | None = None
-    other_images: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class BucketStatistics:
-    """Counts of one bucket; `waste` is canvas area / resized area - 1."""
-
-    bucket: Bucket
-    groups: int
-    batches: int
-    waste: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Counts of one epoch.
-
-    Attributes:
-      buckets: one entry a bucket.
-      groups, batches: their sums.
-      texts: texts shown, and by corpus name in `corpus_texts`.
-      slot_use: texts / (groups * K), and by corpus name in `corpus_slot_use`.
-      hole_share: share of the batches' group rows that are empty.
-      waste: canvas area / resized area - 1 over all image rows but holes.
-    """
-
-    buckets: tuple[BucketStatistics, ...]
-    groups: int
-    batches: int
-    texts: int
-    slot_use: float
-    corpus_texts: dict[str, int]
-    corpus_slot_use: dict[str, float]
-    hole_share: float
-    waste: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,35 +116,36 @@ class _Plan:
           seed: fixes the order together with all other arguments.
           groups: G, groups of a global batch.
           texts_per_group: K.
-          short, long, minimum: see `geometry.target_sizes`; pixels.
+          short: wanted shorter side of a resized image, pixels.
+          long: its greatest longer side, pixels.
           canvases: (height, width) each.
           source_canvases: sides of square source canvases, pixels.
+          minimum: least side of a resized image, pixels.
 
         Raises:
           InputError: an argument or a corpus is not as described, or no text is left.
         """
-        for name, value, least in (
-            ("seed", seed, 0),
-            ("groups", groups, 1),
-            ("texts_per_group", texts_per_group, 1),
-        ):
-            if value != int(value) or value < least:
-                raise InputError(
-                    f"Expected an integer of at least {least} for `{name}`, "
-                    f"received {value!r}."
-                )
-        self.seed, self.groups, self.texts_per_group = seed, groups, texts_per_group
-        self.short, self.long, self.minimum = short, long, minimum
+        self.seed = check_integer("seed", seed, 0)
+        self.groups = check_integer("groups", groups, 1)
+        self.texts_per_group = check_integer("texts_per_group", texts_per_group, 1)
+        self.short, self.long, self.minimum = int(short), int(long), int(minimum)
         self.canvases = tuple((int(h), int(w)) for h, w in canvases)
         self.source_canvases = tuple(int(side) for side in source_canvases)
         self.corpora = tuple(corpora)
         self.sizes = np.asarray(sizes)
-        _check_corpora(self.corpora, len(self.sizes))
-        self.images_per_group = self.corpora[0].unit_images.shape[1]
-
-        self._unit_images = np.concatenate([c.unit_images for c in self.corpora])
-        self._build_groups()
-        self._build_buckets()
+        check_corpora(self.corpora, len(self.sizes))
+        self.images_per_group = int(self.corpora[0].unit_images.shape[1])
+        self._layout = Layout(
+            self.corpora,
+            self.sizes,
+            texts_per_group=self.texts_per_group,
+            short=self.short,
+            long=self.long,
+            minimum=self.minimum,
+            canvases=self.canvases,
+            source_canvases=self.source_canvases,
+        )
+        self.buckets = self._layout.buckets
         self._build_passes()
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
         self._lock = threading.Lock()
@@ -222,68 +153,6 @@ class _Plan:
     def _weight(self, corpus: Corpus) -> Fraction:
         """Returns how often an epoch shows each text of a corpus."""
         raise NotImplementedError
-
-    def _build_groups(self) -> None:
-        """Cuts every unit's texts into groups: ranges of the texts arranged by unit.
-
-        Units, groups and texts of all corpora are numbered through; group g holds the
-        arranged texts `_group_text[g]` to `_group_text[g + 1]`.
-        """
-        self._arrangements = []  # a corpus: text rows arranged by unit, None: they are
-        self._unit_offsets = []  # a corpus: int64 [U + 1] into its arranged texts
-        units, starts, first_unit, first_text = [], [], 0, 0
-        group_counts = []
-        for corpus in self.corpora:
-            arrangement, offsets = _arrange(corpus.text_unit, len(corpus.unit_images))
-            counts = np.diff(offsets)
-            pieces = -(-counts // self.texts_per_group)
-            unit = np.repeat(np.arange(len(counts), dtype=np.int32), pieces)
-            piece = np.arange(len(unit)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-            start = offsets[unit] + piece * counts[unit] // pieces[unit]
-            units.append((unit + first_unit).astype(np.int32))
-            starts.append(start + first_text)
-            group_counts.append(len(unit))
-            first_unit += len(counts)
-            first_text += len(corpus.text_unit)
-            self._arrangements.append(arrangement)
-            self._unit_offsets.append(offsets)
-        self._group_unit = np.concatenate(units)
-        self._group_text = np.concatenate([*starts, [first_text]])
-        self._corpus_group = _offsets(group_counts)
-        self._corpus_text = _offsets([len(c.text_unit) for c in self.corpora])
-
-    def _build_buckets(self) -> None:
-        """Assigns every unit with texts to its bucket and lists each bucket's groups."""
-        used = np.zeros(len(self._unit_images), bool)
-        used[self._group_unit] = True
-        original = self.sizes[self._unit_images[used]]  # [U, M, 2]
-        if not original.min(initial=1) > 0:
-            row = self._unit_images[used][(original <= 0).any(axis=2)][0]
-            raise InputError(
-                f"Expected images of at least 1x1 pixels, received height, width "
-                f"{self.sizes[row].tolist()} in row {row} of the image table."
-            )
-        targets = geometry.target_sizes(original, self.short, self.long, self.minimum)
-        canvas = geometry.choose_canvas(targets, self.canvases)
-        source = geometry.choose_source(original, self.source_canvases)
-        codes, index = np.unique(
-            canvas * len(self.source_canvases) + source, return_inverse=True
-        )
-        self.buckets = tuple(
-            Bucket(self.canvases[canvas], self.source_canvases[source])
-            for canvas, source in (divmod(c, len(self.source_canvases)) for c in codes)
-        )
-        self._unit_bucket = np.full(len(used), -1, np.int16)
-        self._unit_bucket[used] = index
-        group_bucket = self._unit_bucket[self._group_unit]
-        # [bucket][corpus]: groups counted from the corpus's first one
-        self._bucket_groups = [
-            [
-                np.flatnonzero(group_bucket[begin:end] == b).astype(np.int32)
-                for begin, end in itertools.pairwise(self._corpus_group)
-            ]
-            for b in range(len(self.buckets))
-        ]
 
     def _build_passes(self) -> None:
         """Lays out the showings of an epoch and counts its batches.
@@ -296,36 +165,36 @@ class _Plan:
         none twice before each of its bucket was shown once. (ceil, not round: a bucket
         with few groups must not be left out for good.)
         """
-        self._passes: list[_Pass] = []
+        layout, passes = self._layout, []
+        corpus_groups = np.diff(layout.corpus_group).tolist()
         first_group = first_text = 0
         for c, corpus in enumerate(self.corpora):
             weight = self._weight(corpus)
             for occurrence in range(math.ceil(weight)):
                 share = min(weight - occurrence, Fraction(1))
-                self._passes.append(
-                    _Pass(c, occurrence, share, first_group, first_text)
-                )
-                first_group += int(self._corpus_group[c + 1] - self._corpus_group[c])
+                passes.append(_Pass(c, occurrence, share, first_group, first_text))
+                first_group += corpus_groups[c]
                 first_text += len(corpus.text_unit)
-        self._pass_group = np.array([p.first_group for p in self._passes])
-        # To be added to a pass's group numbers to number groups, or texts, by corpus.
-        self._pass_to_group = np.array(
-            [self._corpus_group[p.corpus] - p.first_group for p in self._passes]
-        )
-        self._pass_to_text = np.array(
-            [p.first_text - self._corpus_text[p.corpus] for p in self._passes]
-        )
-        self._pass_corpus = np.array([p.corpus for p in self._passes], np.int32)
+        self._passes, self._epoch_texts = passes, first_text
+        self._pass_corpus = np.array([p.corpus for p in passes], np.int32)
         self._pass_uid = np.array(
-            [p.corpus + 256 * p.occurrence for p in self._passes], np.uint32
+            [p.corpus + 256 * p.occurrence for p in passes], np.uint32
         )
-        self._epoch_texts = first_text
+        # An epoch numbers groups and texts by pass, the layout by corpus; to go over:
+        self._pass_group = np.array([p.first_group for p in passes])
+        self._to_layout_group = (
+            layout.corpus_group[self._pass_corpus] - self._pass_group
+        )
+        self._to_epoch_text = (
+            np.array([p.first_text for p in passes])
+            - layout.corpus_text[self._pass_corpus]
+        )
         self._bucket_sizes = [
-            sum(_quota(p, len(lists[p.corpus])) for p in self._passes)
-            for lists in self._bucket_groups
+            sum(_quota(p, len(groups[p.corpus])) for p in passes)
+            for groups in layout.bucket_groups
         ]
         self._bucket_batches = [-(-size // self.groups) for size in self._bucket_sizes]
-        self._batch_offsets = _offsets(self._bucket_batches)
+        self._batch_offsets = offsets_of(self._bucket_batches)
         self._num_batches = int(self._batch_offsets[-1])
 
     @functools.cached_property
@@ -348,50 +217,47 @@ class _Plan:
 
     def statistics(self, epoch: int = 0) -> Statistics:
         """Returns the counts of an epoch (they differ only under partial weights)."""
-        unit_area = (
-            geometry.target_sizes(
-                self.sizes[self._unit_images], self.short, self.long, self.minimum
-            )
-            .astype(np.int64)
-            .prod(axis=2)
-            .sum(axis=1)
-        )
-        lengths = np.diff(self._group_text)
-        buckets, canvas_area, resized_area = [], 0, 0
-        texts = np.zeros(len(self.corpora), np.int64)
-        rows = np.zeros(len(self.corpora), np.int64)
+        layout = self._layout
+        sizes = self.sizes[layout.unit_images]
+        targets = geometry.target_sizes(sizes, self.short, self.long, self.minimum)
+        unit_area = targets.astype(np.int64).prod(axis=2).sum(axis=1)
+        lengths = np.diff(layout.group_text)
+        texts, groups = np.zeros((2, len(self.corpora)), np.int64)
+        canvas_area, resized_area = np.zeros((2, len(self.buckets)), np.int64)
         for b, bucket in enumerate(self.buckets):
-            resized = 0
             for p in self._passes:
-                chosen = self._select(p, b, epoch) + self._corpus_group[p.corpus]
-                resized += int(unit_area[self._group_unit[chosen]].sum())
+                chosen = self._select(p, b, epoch) + layout.corpus_group[p.corpus]
                 texts[p.corpus] += lengths[chosen].sum()
-                rows[p.corpus] += len(chosen)
-            size = self._bucket_sizes[b]
-            area = math.prod(bucket.canvas) * size * self.images_per_group
-            buckets.append(
-                BucketStatistics(
-                    bucket, size, self._bucket_batches[b], area / resized - 1
-                )
-            )
-            canvas_area, resized_area = canvas_area + area, resized_area + resized
-        slots = np.maximum(rows * self.texts_per_group, 1)
+                groups[p.corpus] += len(chosen)
+                resized_area[b] += unit_area[layout.group_unit[chosen]].sum()
+            rows = self._bucket_sizes[b] * self.images_per_group
+            canvas_area[b] = math.prod(bucket.canvas) * rows
+        waste = (canvas_area / resized_area - 1).tolist()
         names = [corpus.name for corpus in self.corpora]
+        slot_use = texts / (groups * self.texts_per_group)
         return Statistics(
-            buckets=tuple(buckets),
-            groups=int(rows.sum()),
+            buckets=tuple(
+                map(
+                    BucketStatistics,
+                    self.buckets,
+                    self._bucket_sizes,
+                    self._bucket_batches,
+                    waste,
+                )
+            ),
+            groups=int(groups.sum()),
             batches=self._num_batches,
             texts=int(texts.sum()),
-            slot_use=float(texts.sum() / (rows.sum() * self.texts_per_group)),
+            slot_use=float(texts.sum() / (groups.sum() * self.texts_per_group)),
             corpus_texts=dict(zip(names, texts.tolist(), strict=True)),
-            corpus_slot_use=dict(zip(names, (texts / slots).tolist(), strict=True)),
-            hole_share=1 - int(rows.sum()) / (self._num_batches * self.groups),
-            waste=canvas_area / resized_area - 1,
+            corpus_slot_use=dict(zip(names, slot_use.tolist(), strict=True)),
+            hole_share=float(1 - groups.sum() / (self._num_batches * self.groups)),
+            waste=float(canvas_area.sum() / resized_area.sum() - 1),
         )
 
     def _select(self, p: _Pass, bucket: int, epoch: int) -> np.ndarray:
         """Groups of a bucket that a pass shows in an epoch, from the corpus's first."""
-        groups = self._bucket_groups[bucket][p.corpus]
+        groups = self._layout.bucket_groups[bucket][p.corpus]
         quota = _quota(p, len(groups))
         if quota == len(groups):
             return groups
@@ -411,15 +277,16 @@ class _Plan:
             return self._epochs[epoch]
 
     def _build_epoch(self, epoch: int) -> _Epoch:
+        layout = self._layout
         texts = np.empty(self._epoch_texts, np.int32)
         for p in self._passes:
             # A partial pass goes through all its groups before it cuts them anew.
             turn = epoch if p.share == 1 else 0
             bits = stream(self.seed, _TEXTS, p.corpus, p.occurrence, turn)
-            offsets = self._unit_offsets[p.corpus]
+            offsets = layout.unit_offsets[p.corpus]
             rows = texts[p.first_text : p.first_text + int(offsets[-1])]
             shuffle_segments(bits, offsets, rows)
-            arrangement = self._arrangements[p.corpus]
+            arrangement = layout.arrangements[p.corpus]
             if arrangement is not None:
                 rows[:] = arrangement[rows]
         groups = []
@@ -434,33 +301,33 @@ class _Plan:
 
     def _batch(self, epoch: int, index: int) -> tuple[PlanBatch, np.ndarray]:
         """Returns a batch and its groups' units, numbered over all corpora."""
-        arrays = self._epoch(epoch)
+        layout, arrays = self._layout, self._epoch(epoch)
         number = int(arrays.batches[index])
         b = int(np.searchsorted(self._batch_offsets, number, side="right")) - 1
         j, n = number - int(self._batch_offsets[b]), self._bucket_batches[b]
         size = self._bucket_sizes[b]
         chosen = arrays.groups[b][j * size // n : (j + 1) * size // n]
+        count = len(chosen)
 
         showing = np.searchsorted(self._pass_group, chosen, side="right") - 1
-        group = chosen + self._pass_to_group[showing]
-        unit = self._group_unit[group]
-        start = self._group_text[group]
-        length = self._group_text[group + 1] - start
-        start += self._pass_to_text[showing]
-
+        group = chosen + self._to_layout_group[showing]
+        unit = layout.group_unit[group]
+        start = layout.group_text[group]
+        length = layout.group_text[group + 1] - start
+        start += self._to_epoch_text[showing]
         slot = np.arange(self.texts_per_group)
         real = slot < length[:, None]
         rows = arrays.texts[np.where(real, start[:, None] + slot, 0)]
-        count, shape = len(chosen), (self.groups, self.texts_per_group)
+
         corpus = np.full(self.groups, -1, np.int32)
         corpus[:count] = self._pass_corpus[showing]
         images = np.full((self.groups, self.images_per_group), -1, np.int64)
-        images[:count] = self._unit_images[unit]
-        texts = np.full(shape, -1, np.int64)
+        images[:count] = layout.unit_images[unit]
+        texts = np.full((self.groups, self.texts_per_group), -1, np.int64)
         texts[:count] = np.where(real, rows, -1)
-        uid = np.full((*shape, 2), HOLE, np.uint32)
+        uid = np.full((*texts.shape, 2), HOLE, np.uint32)
         uid[:count, :, 0] = np.where(real, self._pass_uid[showing][:, None], HOLE)
-        uid[:count, :, 1] = texts[:count].astype(np.uint32)  # -1 becomes HOLE
+        uid[:count, :, 1] = np.where(real, rows, HOLE)
         return PlanBatch(self.buckets[b], corpus, images, texts, uid), unit
 
 
@@ -482,7 +349,7 @@ class TrainPlan(_Plan):
         self.steps_per_epoch = self._num_batches
 
     def _weight(self, corpus: Corpus) -> Fraction:
-        return Fraction(corpus.weight).limit_denominator(10**6)
+        return Fraction(float(corpus.weight)).limit_denominator(10**6)
 
     def batch(self, step: int) -> PlanBatch:
         """Returns the global batch of a step; O(1) once its epoch is built.
@@ -505,32 +372,11 @@ class EvaluationPlan(_Plan):
     def __init__(self, corpora: Sequence[Corpus], sizes: np.ndarray, **settings):
         super().__init__(corpora, sizes, **settings)
         self.num_batches = self._num_batches
-        self._negatives = [self._text_partners(c) for c in range(len(self.corpora))]
-        self._other_unit = self._unit_partners()
+        self._negatives = text_partners(self.seed, self.corpora)
+        self._other_unit = unit_partners(self.seed, self.corpora, self._layout)
 
     def _weight(self, corpus: Corpus) -> Fraction:
         return Fraction(1)
-
-    def _text_partners(self, c: int) -> np.ndarray:
-        """Returns for each text of a corpus the row of its negative, int64 [T]."""
-        corpus = self.corpora[c]
-        bits = stream(self.seed, _NEGATIVES, c)
-        return choose_partners(bits, np.asarray(corpus.pictures)[corpus.text_unit])
-
-    def _unit_partners(self) -> np.ndarray:
-        """Returns for each unit, numbered over corpora, another unit or -1."""
-        other = np.full(len(self._unit_images), -1, np.int64)
-        first = 0
-        for c, corpus in enumerate(self.corpora):
-            last = first + len(corpus.unit_images)
-            for b, bucket in enumerate(self.buckets):
-                units = first + np.flatnonzero(self._unit_bucket[first:last] == b)
-                # Keyed by shape: other corpora may bring more buckets before this one.
-                bits = stream(self.seed, _OTHERS, c, *bucket.canvas, bucket.source)
-                chosen = choose_partners(bits, corpus.pictures[units - first])
-                other[units] = np.where(chosen < 0, -1, units[chosen])
-            first = last
-        return other
 
     def batch(self, index: int) -> PlanBatch:
         """Returns batch `index` of `num_batches`. Raises IndexError outside."""
@@ -546,7 +392,7 @@ class EvaluationPlan(_Plan):
         others = np.full_like(batch.images, -1)
         other = self._other_unit[unit]
         others[: len(unit)] = np.where(
-            other[:, None] >= 0, self._unit_images[other], -1
+            other[:, None] >= 0, self._layout.unit_images[other], -1
         )
         return dataclasses.replace(batch, negatives=negatives, other_images=others)
 
@@ -554,68 +400,3 @@ class EvaluationPlan(_Plan):
 def _quota(p: _Pass, groups: int) -> int:
     """Returns how many of a bucket's groups a pass shows in an epoch."""
     return math.ceil(p.share * groups)
-
-
-def _offsets(counts: Sequence[int]) -> np.ndarray:
-    """Returns where each of several joined parts begins, and the end; int64 [N + 1]."""
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-
-def _arrange(text_unit: np.ndarray, units: int) -> tuple[np.ndarray | None, np.ndarray]:
-    """Returns text rows arranged by unit (None: they are) and units' offsets."""
-    counts, ascending, previous = np.zeros(units, np.int64), True, 0
-    for begin in range(0, len(text_unit), 1 << 18):  # little memory if mapped
-        part = np.asarray(text_unit[begin : begin + (1 << 18)])
-        if part.min() < 0 or part.max() >= units:
-            raise InputError(
-                f"Expected units 0 to {units - 1} in `text_unit`, received "
-                f"{part.min()} to {part.max()}."
-            )
-        counts += np.bincount(part, minlength=units)
-        ascending &= bool(previous <= part[0] and (part[1:] >= part[:-1]).all())
-        previous = part[-1]
-    if ascending:
-        return None, _offsets(counts)
-    return np.argsort(text_unit, kind="stable").astype(np.int32), _offsets(counts)
-
-
-def _check_corpora(corpora: Sequence[Corpus], images: int) -> None:
-    """Raises InputError unless every corpus is as `Corpus` describes."""
-    if not 1 <= len(corpora) <= 256:  # the low 8 bits of a uid's first word
-        raise InputError(f"Expected 1 to 256 corpora, received {len(corpora)}.")
-    for corpus in corpora:
-        where = f"corpus {corpus.name!r}"
-        shape = corpus.unit_images.shape
-        if len(shape) != 2 or shape[1] != corpora[0].unit_images.shape[-1]:
-            raise InputError(
-                f"Expected `unit_images` of shape [U, M] with one M for all corpora, "
-                f"received {shape} in {where}, {corpora[0].unit_images.shape} in "
-                f"{corpora[0].name!r}."
-            )
-        if not len(corpus.text_unit) or not shape[0] or not shape[1]:
-            raise InputError(
-                f"Expected at least one text with an image, received "
-                f"{len(corpus.text_unit)} texts and {shape[0]} units in {where}. "
-                "Look at its split and filters."
-            )
-        if len(corpus.text_unit) >= 2**31:
-            raise InputError(
-                f"Expected fewer than 2^31 texts, received {len(corpus.text_unit)} in "
-                f"{where}."
-            )
-        if len(corpus.pictures) != shape[0]:
-            raise InputError(
-                f"Expected one picture for each of {shape[0]} units, received "
-                f"{len(corpus.pictures)} in {where}."
-            )
-        low, high = corpus.unit_images.min(), corpus.unit_images.max()
-        if low < 0 or high >= images:
-            raise InputError(
-                f"Expected image rows 0 to {images - 1} in `unit_images`, received "
-                f"{low} to {high} in {where}."
-            )
-        if not (0 < corpus.weight < 2**20):
-            raise InputError(
-                f"Expected a weight above 0, received {corpus.weight} in {where}. "
-                "Leave a corpus out by removing it from `data.corpora`."
-            )

@@ -1,0 +1,153 @@
+"""What goes into a data plan, what comes out of it, and the check of the former."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from pixel_bert_jax.data.geometry import Size
+from pixel_bert_jax.types import InputError
+
+HOLE = np.uint32(0xFFFFFFFF)
+"""Both words of the uid of an empty text slot."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """The texts and units of one corpus, as the plan sees them.
+
+    Attributes:
+      name: for messages and figures.
+      weight: times each text is shown in a training epoch; 0.5 shows half of them.
+      unit_images: int [U, M] rows of the global image table.
+      text_unit: int [T] unit of each text, in any order; may be memory-mapped.
+      pictures: int [U] picture of each unit (of its image 0): two units with one
+        picture are never each other's negatives.
+    """
+
+    name: str
+    weight: float
+    unit_images: np.ndarray
+    text_unit: np.ndarray
+    pictures: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """Static shape of a batch: canvas (height, width), side of the source canvas."""
+
+    canvas: Size
+    source: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanBatch:
+    """One global batch of G groups; -1 marks what is missing.
+
+    Attributes:
+      bucket: shape of the batch.
+      corpus: int32 [G].
+      images: int64 [G, M] rows of the global image table.
+      texts: int64 [G, K] rows of the text table of the group's corpus.
+      uid: uint32 [G, K, 2], (corpus + 256 * occurrence in the epoch, text row), or
+        `HOLE` twice. Every random draw of an example is keyed by it.
+      negatives: int64 [G, K], evaluation only: row of a text of the same corpus that
+        belongs to another picture.
+      other_images: int64 [G, M], evaluation only: images of another picture's unit
+        in the same corpus and bucket.
+    """
+
+    bucket: Bucket
+    corpus: np.ndarray
+    images: np.ndarray
+    texts: np.ndarray
+    uid: np.ndarray
+    negatives: np.ndarray | None = None
+    other_images: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketStatistics:
+    """Counts of one bucket; `waste` is canvas area / resized area - 1."""
+
+    bucket: Bucket
+    groups: int
+    batches: int
+    waste: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Counts of one epoch.
+
+    Attributes:
+      buckets: one entry a bucket.
+      groups, batches: their sums.
+      texts: texts shown, and by corpus name in `corpus_texts`.
+      slot_use: texts / (groups * K), and by corpus name in `corpus_slot_use`.
+      hole_share: share of the batches' group rows that are empty.
+      waste: canvas area / resized area - 1 over all image rows but holes.
+    """
+
+    buckets: tuple[BucketStatistics, ...]
+    groups: int
+    batches: int
+    texts: int
+    slot_use: float
+    corpus_texts: dict[str, int]
+    corpus_slot_use: dict[str, float]
+    hole_share: float
+    waste: float
+
+
+def check_corpora(corpora: Sequence[Corpus], images: int) -> None:
+    """Raises InputError unless every corpus is as `Corpus` describes."""
+    if not 1 <= len(corpora) <= 256:  # the low 8 bits of a uid's first word
+        raise InputError(f"Expected 1 to 256 corpora, received {len(corpora)}.")
+    for corpus in corpora:
+        where = f"corpus {corpus.name!r}"
+        shape = corpus.unit_images.shape
+        if len(shape) != 2 or shape[1] != corpora[0].unit_images.shape[-1]:
+            raise InputError(
+                f"Expected `unit_images` of shape [U, M] with one M for all corpora, "
+                f"received {shape} in {where}, {corpora[0].unit_images.shape} in "
+                f"{corpora[0].name!r}."
+            )
+        if not len(corpus.text_unit) or not shape[0] or not shape[1]:
+            raise InputError(
+                f"Expected at least one text with an image, received "
+                f"{len(corpus.text_unit)} texts and {shape[0]} units in {where}. "
+                "Look at its split and filters."
+            )
+        if len(corpus.text_unit) >= 2**31:
+            raise InputError(
+                f"Expected fewer than 2^31 texts, received {len(corpus.text_unit)} in "
+                f"{where}."
+            )
+        if len(corpus.pictures) != shape[0]:
+            raise InputError(
+                f"Expected one picture for each of {shape[0]} units, received "
+                f"{len(corpus.pictures)} in {where}."
+            )
+        low, high = corpus.unit_images.min(), corpus.unit_images.max()
+        if low < 0 or high >= images:
+            raise InputError(
+                f"Expected image rows 0 to {images - 1} in `unit_images`, received "
+                f"{low} to {high} in {where}."
+            )
+        if not (0 < corpus.weight < 2**20):
+            raise InputError(
+                f"Expected a weight above 0, received {corpus.weight} in {where}. "
+                "Leave a corpus out by removing it from `data.corpora`."
+            )
+
+
+def check_integer(name: str, value: int, least: int) -> int:
+    """Returns `value` as an int. Raises InputError unless it is one, >= `least`."""
+    if isinstance(value, bool) or value != int(value) or value < least:
+        raise InputError(
+            f"Expected an integer of at least {least} for `{name}`, received {value!r}."
+        )
+    return int(value)
