@@ -1,0 +1,222 @@
+"""Makes one batch: asks the plan what is in it, reads, decodes and lays out. No TF.
+
+Keys of a batch; G counts this process's groups (all G if `rows` is a full slice), L is
+the index's `max_text_length`, S the bucket's source canvas:
+
+  image          uint8  [G, M, S, S, 3]  original pixels, zero beside them
+  source_size    int32  [G, M, 2]        (height, width) of those pixels
+  image_size     int32  [G, M, 2]        (height, width) they are resized to
+  image_id       int32  [G, M]           number of the picture; -1 for no image
+  corpus         int32  [G]              -1 for a hole
+  text_ids       int32  [G, K, L]
+  text_mask      bool   [G, K, L]        True = real token
+  example_uid    uint32 [G, K, 2]
+  example_mask   bool   [G, K]           False = hole or failed image
+
+and, from an `EvaluationPlan`, with the same meaning, each slot's negative text and each
+group's other image: negative_ids, negative_mask, other_image, other_source_size,
+other_image_size.
+
+The sizes of a hole or of a failed image are (0, 0). One failed image masks its whole
+group, of which corpus, texts and uids stay: the batch is still a pure function of the
+plan and of the files' bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from concurrent.futures import Executor
+
+import numpy as np
+
+from pixel_bert_jax.data import geometry, images
+from pixel_bert_jax.data.index import Index
+from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
+from pixel_bert_jax.types import Batch
+
+DTYPES = {
+    "image": np.uint8,
+    "source_size": np.int32,
+    "image_size": np.int32,
+    "image_id": np.int32,
+    "corpus": np.int32,
+    "text_ids": np.int32,
+    "text_mask": np.bool_,
+    "example_uid": np.uint32,
+    "example_mask": np.bool_,
+}
+EVALUATION_DTYPES = {
+    "negative_ids": np.int32,
+    "negative_mask": np.bool_,
+    "other_image": np.uint8,
+    "other_source_size": np.int32,
+    "other_image_size": np.int32,
+}
+
+
+class ClosedError(RuntimeError):
+    """Ends the work on a batch that nobody will ask for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A batch and what happened on the way.
+
+    Attributes:
+      canvas: (height, width) in pixels that the images are resized onto.
+      arrays: the batch.
+      seen: different images that were read for it.
+      bad: (row of the image table, reason) of those that failed.
+    """
+
+    canvas: tuple[int, int]
+    arrays: Batch
+    seen: int
+    bad: list[tuple[int, str]]
+
+
+class BatchMaker:
+    """Turns a step's number into arrays, decoding the images on an executor.
+
+    Args:
+      plan: which examples form which batch.
+      index: where texts and images are.
+      skip: mask the group of an image that fails, instead of raising.
+      rows: groups of the global batch to make.
+      executor: runs one task an image.
+      closing: once set, work ends with `ClosedError`.
+    """
+
+    def __init__(
+        self,
+        plan: TrainPlan | EvaluationPlan,
+        index: Index,
+        *,
+        skip: bool,
+        rows: slice,
+        executor: Executor,
+        closing: threading.Event,
+    ):
+        self._plan = plan
+        self._index = index
+        self._skip = skip
+        self._rows = rows
+        self._executor = executor
+        self._closing = closing
+
+    def make(self, step: int) -> Made:
+        """Returns the batch of a step.
+
+        Raises:
+          ImageError, OSError, ...: an image cannot be read; it is named.
+          ClosedError: `closing` was set.
+        """
+        plan, rows = self._plan, self._rows
+        planned = plan.batch(step)
+        corpus, texts = planned.corpus[rows], planned.texts[rows]
+        shown = planned.images[rows]
+        image = self._blank(shown, planned.bucket.source)
+        wanted = [(shown, image)]
+        arrays: Batch = {
+            "image": image,
+            "image_id": np.where(shown >= 0, self._index.image_ids[shown], -1),
+            "corpus": corpus,
+            "example_uid": planned.uid[rows],
+            "example_mask": texts >= 0,
+        }
+        arrays["source_size"], arrays["image_size"] = self._sizes(shown)
+        arrays["text_ids"], arrays["text_mask"] = self._texts(corpus, texts)
+        if planned.negatives is not None:
+            others = planned.other_images[rows]
+            arrays["other_image"] = self._blank(others, planned.bucket.source)
+            wanted.append((others, arrays["other_image"]))
+            sizes = self._sizes(others)
+            arrays["other_source_size"], arrays["other_image_size"] = sizes
+            ids, mask = self._texts(corpus, planned.negatives[rows])
+            arrays["negative_ids"], arrays["negative_mask"] = ids, mask
+        seen, bad = self._read(wanted)
+        if bad:
+            failed = np.isin(shown, [row for row, _ in bad]).any(axis=1)
+            for key in ("image", "source_size", "image_size", "example_mask"):
+                arrays[key][failed] = 0
+            arrays["image_id"][failed] = -1
+        dtypes = DTYPES | (EVALUATION_DTYPES if planned.negatives is not None else {})
+        ordered = {
+            key: np.ascontiguousarray(arrays[key], dtype)
+            for key, dtype in dtypes.items()
+        }
+        return Made(planned.bucket.canvas, ordered, seen, bad)
+
+    def _blank(self, image_rows: np.ndarray, source: int) -> np.ndarray:
+        return np.zeros((*image_rows.shape, source, source, 3), np.uint8)
+
+    def _sizes(self, image_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns source_size and image_size, int32 [G, M, 2] each."""
+        plan = self._plan
+        original = np.where(
+            image_rows[..., None] >= 0, self._index.sizes[image_rows], 0
+        )
+        return (
+            geometry.source_sizes(original, plan.source_canvases),
+            geometry.target_sizes(original, plan.short, plan.long, plan.minimum),
+        )
+
+    def _texts(
+        self, corpus: np.ndarray, texts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids int32 and mask bool [G, K, L] of rows [G, K]."""
+        shape = (*texts.shape, self._index.max_text_length)
+        ids = np.full(shape, self._index.pad_id, np.int32)
+        mask = np.zeros(shape, bool)
+        for c in np.unique(corpus[corpus >= 0]):
+            mine = corpus == c
+            got_ids, got_mask = self._index.texts(int(c), texts[mine].reshape(-1))
+            ids[mine] = got_ids.reshape(-1, *shape[1:])
+            mask[mine] = got_mask.reshape(-1, *shape[1:])
+        return ids, mask
+
+    def _read(
+        self, wanted: list[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[int, list[tuple[int, str]]]:
+        """Fills canvases [G, M, S, S, 3] with the images of rows [G, M].
+
+        Returns the number of different images and the failed ones, in order of rows.
+        """
+        places: dict[int, list[np.ndarray]] = {}  # an image may be wanted repeatedly
+        for image_rows, canvases in wanted:
+            for position in zip(*np.nonzero(image_rows >= 0), strict=True):
+                row = int(image_rows[position])
+                places.setdefault(row, []).append(canvases[position])
+        tasks = {
+            row: self._executor.submit(self._fill, row, places[row])
+            for row in sorted(places)
+        }
+        reasons = {row: task.result() for row, task in tasks.items()}
+        return len(tasks), [(row, reason) for row, reason in reasons.items() if reason]
+
+    def _fill(self, row: int, canvases: list[np.ndarray]) -> str | None:
+        """Lays an image on canvases of zeros; returns why not, under `skip`."""
+        if self._closing.is_set():
+            raise ClosedError
+        try:
+            data = self._index.read(row)
+            image = images.decode(data, tuple(self._index.sizes[row].tolist()))
+        except (images.ImageError, FileNotFoundError) as error:
+            # Any other OSError is a fault of the moment, not of the bytes: a replay
+            # could differ, so it always raises.
+            reason = str(error)
+            if self._skip:
+                return reason
+            if isinstance(error, images.ImageError):
+                where = self._index.describe(row)
+                raise images.ImageError(f"{where}: {reason}") from error
+            error.add_note(self._index.describe(row))
+            raise
+        except Exception as error:
+            error.add_note(f"while reading {self._index.describe(row)}")
+            raise
+        height, width = images.lay(image, canvases[0])
+        for canvas in canvases[1:]:
+            canvas[:height, :width] = canvases[0][:height, :width]
+        return None

@@ -1,0 +1,263 @@
+"""The index: all sources compiled once into a folder of memory-mapped blocks.
+
+Reading COCO's json takes seconds, Visual Genome's minutes and gigabytes; word pieces
+of six million texts take minutes. So that is done once. Afterwards a run maps a few
+blocks, opens no json, and any text or image size is one array access.
+
+The folder holds `header.json` and one raw little-endian file a block. It is written
+under another name, flushed to disk and renamed, hence it is complete or absent, and
+any number of processes may open or build it at once without a lock.
+
+Blocks, with I images and, for corpus c, T texts:
+
+  sizes [I, 2], image_ids [I], image_corpus [I], keys and key_offsets [I + 1]
+  text_image.c [T], tokens.c and token_offsets.c [T + 1], captions.c and
+  caption_offsets.c [T + 1]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pixel_bert_jax.data import plan
+from pixel_bert_jax.data.sources.base import Source
+from pixel_bert_jax.types import InputError
+
+FORMAT = 1
+HEADER_FILE = "header.json"
+REBUILD = "pass --rebuild_index to build it again"
+
+
+def build_or_open(
+    sources: Sequence[Source],
+    tokenizer: Any,
+    max_text_length: int,
+    folder: str | Path,
+    *,
+    rebuild: bool = False,
+) -> Index:
+    """Opens the index in `folder`, building it first if there is none.
+
+    Args:
+      sources: the corpora, in order; constructed, but not yet read.
+      tokenizer: a `text.WordPiece`.
+      max_text_length: greatest number of tokens of a text, [CLS] and [SEP] included.
+      folder: where the index is or shall be; its parents are made.
+      rebuild: replace an index that is there.
+
+    Raises:
+      InputError: the annotations are faulty (all faults in one message), or the index
+        that is there was made of other files, another tokenizer or other options.
+    """
+    from pixel_bert_jax.data import index_build
+
+    folder = Path(folder).expanduser()
+    if rebuild or not (folder / HEADER_FILE).is_file():
+        index_build.build(sources, tokenizer, max_text_length, folder, replace=rebuild)
+    index = Index(folder, sources)
+    index_build.check_same(index, sources, tokenizer, max_text_length)
+    return index
+
+
+class Index:
+    """An opened index, with the sources that its images are read from.
+
+    Rows of images count through all corpora; rows of texts start at 0 in each corpus.
+
+    Attributes:
+      folder: where it lies.
+      header: the parsed `header.json`.
+      corpora: names, in order; "corpus c" is a position in it.
+      sizes: int32 [I, 2], (height, width) of every image, pixels.
+      image_ids: int32 [I], number of the picture in one table for all corpora: equal
+        for two rows that show the same COCO photo.
+      image_corpus: int32 [I], corpus of every image.
+      max_text_length: L.
+      pad_id: the token that fills up `texts`.
+      truncated: texts longer than L, by name of corpus.
+      fingerprint: SHA-256 (hex) of everything the index holds, wherever it lies.
+      sources: the sources, in the order of `corpora`.
+    """
+
+    def __init__(self, folder: str | Path, sources: Sequence[Source]):
+        """Maps the blocks; most callers want `build_or_open`.
+
+        Raises:
+          InputError: the folder is no index of this format, or is damaged.
+        """
+        self.folder = Path(folder)
+        self.header = _read_header(self.folder)
+        self.corpora = tuple(self.header["corpora"])
+        self.max_text_length: int = self.header["max_text_length"]
+        self.pad_id: int = self.header["pad_id"]
+        self.truncated: dict[str, int] = self.header["truncated"]
+        self.fingerprint: str = self.header["fingerprint"]
+        self.sources = tuple(sources)
+        self._blocks = {
+            name: _map_block(self.folder, name, block)
+            for name, block in self.header["blocks"].items()
+        }
+        self.sizes = self._blocks["sizes"]
+        self.image_ids = self._blocks["image_ids"]
+        self.image_corpus = self._blocks["image_corpus"]
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the mapped files; arrays handed out before stay valid."""
+        self._blocks = {}
+
+    def num_texts(self, c: int) -> int:
+        """Returns the number of texts of corpus c."""
+        return len(self._blocks[f"text_image.{c}"])
+
+    def text_image(self, c: int) -> np.ndarray:
+        """Returns int64 [T]: the image row of every text of corpus c."""
+        return self._blocks[f"text_image.{c}"]
+
+    def texts(self, c: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tokens of texts of corpus c.
+
+        Args:
+          c: position in `corpora`.
+          rows: int [n]; -1 gives a text of padding only.
+
+        Returns:
+          ids int32 [n, L] and mask bool [n, L], True = real token.
+        """
+        rows = np.asarray(rows, np.int64)
+        offsets, tokens = (
+            self._blocks[f"token_offsets.{c}"],
+            self._blocks[f"tokens.{c}"],
+        )
+        if rows.size and not -1 <= rows.min() <= rows.max() < len(offsets) - 1:
+            raise IndexError(
+                f"Expected text rows of corpus {self.corpora[c]!r} from -1 to "
+                f"{len(offsets) - 2}, received {rows.min()} to {rows.max()}."
+            )
+        present = rows >= 0
+        start = np.where(present, offsets[np.maximum(rows, 0)], 0)
+        length = np.where(present, offsets[np.maximum(rows, 0) + 1] - start, 0)
+        column = np.arange(self.max_text_length)
+        mask = column < length[:, None]
+        ids = np.full(mask.shape, self.pad_id, np.int32)
+        ids[mask] = tokens[(start[:, None] + column)[mask]]
+        return ids, mask
+
+    def caption(self, c: int, row: int) -> str:
+        """Returns the original text of row `row` of corpus c."""
+        return self._string(f"captions.{c}", f"caption_offsets.{c}", row)
+
+    def key(self, image_row: int) -> str:
+        """Returns the key of an image inside its source."""
+        return self._string("keys", "key_offsets", image_row)
+
+    def describe(self, image_row: int) -> str:
+        """Returns the corpus and the key of an image, for messages."""
+        corpus = self.corpora[self.image_corpus[image_row]]
+        return f"corpus {corpus!r}, image {self.key(image_row)!r}"
+
+    def read(self, image_row: int) -> bytes | np.ndarray:
+        """Returns an image as its source gives it: a file's bytes, or pixels."""
+        source = self.sources[self.image_corpus[image_row]]
+        return source.read(self.key(image_row))
+
+    def plan_corpus(self, c: int, weight: float = 1.0) -> plan.Corpus:
+        """Returns corpus c as the plan wants it, with one image a unit (M = 1).
+
+        Images without a text are left out: they could not fill a slot.
+        """
+        first, last = self.header["image_rows"][c]
+        local = np.asarray(self.text_image(c)) - first
+        described = np.zeros(last - first, bool)
+        described[local] = True
+        unit_of_image = np.cumsum(described) - 1
+        images = first + np.flatnonzero(described)
+        return plan.Corpus(
+            name=self.corpora[c],
+            weight=weight,
+            unit_images=images[:, None],
+            text_unit=unit_of_image[local],
+            pictures=np.asarray(self.image_ids[images]),
+        )
+
+    def verify(self) -> None:
+        """Compares every block with its checksum.
+
+        Raises:
+          InputError: some differ; all are named.
+        """
+        damaged = [
+            name
+            for name, block in self.header["blocks"].items()
+            if _file_digest(self.folder / f"{name}.bin") != block["sha256"]
+        ]
+        if damaged:
+            raise InputError(
+                f"Index {self.folder}: damaged blocks {', '.join(damaged)}; {REBUILD}."
+            )
+
+    def _string(self, blob: str, offsets: str, row: int) -> str:
+        if not 0 <= row < len(self._blocks[offsets]) - 1:
+            raise IndexError(
+                f"{blob}: expected a row from 0 to {len(self._blocks[offsets]) - 2}, "
+                f"received {row}."
+            )
+        start, stop = self._blocks[offsets][row : row + 2].tolist()
+        return self._blocks[blob][start:stop].tobytes().decode("utf-8")
+
+
+def header_checksum(header: dict[str, Any]) -> str:
+    """Returns the SHA-256 (hex) of a header without its own "checksum"."""
+    content = {k: v for k, v in header.items() if k != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    path = folder / HEADER_FILE
+    try:
+        header = json.loads(path.read_text("utf-8"))
+        version, checksum = header["format"], header["checksum"]
+    except FileNotFoundError as error:
+        raise InputError(f"No index in {folder}: {HEADER_FILE} is missing.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); {REBUILD}.") from error
+    if version != FORMAT:
+        raise InputError(
+            f"{path}: expected format {FORMAT}, received {version}; {REBUILD}."
+        )
+    if checksum != header_checksum(header):
+        raise InputError(f"{path} does not match its checksum; {REBUILD}.")
+    return header
+
+
+def _map_block(folder: Path, name: str, block: dict[str, Any]) -> np.ndarray:
+    path, shape = folder / f"{name}.bin", tuple(block["shape"])
+    dtype = np.dtype(block["dtype"])
+    expected = dtype.itemsize * int(np.prod(shape))
+    received = os.path.getsize(path) if path.is_file() else -1
+    if received != expected:
+        raise InputError(
+            f"{path}: expected {expected} bytes, received "
+            f"{'no file' if received < 0 else received}; {REBUILD}."
+        )
+    if not expected:  # an empty file cannot be mapped
+        return np.zeros(shape, dtype)
+    # A plain array over the map: np.memmap itself costs microseconds at every access.
+    return np.memmap(path, dtype, "r", shape=shape).view(np.ndarray)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

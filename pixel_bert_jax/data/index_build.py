@@ -1,0 +1,375 @@
+"""Builds the index, and tells whether one that is there still fits its sources."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from pixel_bert_jax.data import index as index_lib
+from pixel_bert_jax.data.sources.base import Problems, Source
+from pixel_bert_jax.types import InputError
+
+CHUNK = 4096
+"""Texts tokenised at once: enough to keep the tokenizer's threads busy."""
+SPOT_CHECK = 8
+"""Records of a generated source compared with its index whenever that is opened."""
+
+
+class _Block:
+    """A block while it is written: appended to, measured and hashed in one pass."""
+
+    def __init__(self, folder: Path, name: str, dtype: str, columns: int = 0):
+        self.name = name
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._columns = columns
+        self._items = 0
+        self._digest = hashlib.sha256()
+        self._file = (folder / f"{name}.bin").open("wb")
+
+    def append(self, values: Any) -> None:
+        data = np.ascontiguousarray(values, self._dtype)
+        self._items += data.size
+        self._digest.update(data.data)
+        self._file.write(data.data)
+
+    def append_bytes(self, data: bytes) -> None:
+        self.append(np.frombuffer(data, np.uint8))
+
+    def finish(self) -> dict[str, Any]:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        columns = self._columns
+        shape = [self._items // columns, columns] if columns else [self._items]
+        return {
+            "dtype": self._dtype.str,
+            "shape": shape,
+            "sha256": self._digest.hexdigest(),
+        }
+
+
+class _Ragged:
+    """Two blocks: items of any length one after the other, and where each starts."""
+
+    def __init__(self, folder: Path, name: str, offsets: str, dtype: str):
+        self.data = _Block(folder, name, dtype)
+        self.offsets = _Block(folder, offsets, "int64")
+        self.offsets.append([0])
+        self._end = 0
+
+    def extend(self, items: Sequence[np.ndarray]) -> None:
+        if not items:
+            return
+        ends = self._end + np.cumsum([len(item) for item in items])
+        self._end = int(ends[-1])
+        self.offsets.append(ends)
+        self.data.append(np.concatenate(items))
+
+    def extend_strings(self, strings: Iterable[str]) -> None:
+        self.extend([np.frombuffer(s.encode(), np.uint8) for s in strings])
+
+
+class _Builder:
+    """Fills the blocks of one index from its sources, corpus by corpus."""
+
+    def __init__(self, folder: Path, tokenizer: Any, max_text_length: int):
+        self._folder = folder
+        self._tokenizer = tokenizer
+        self._max_text_length = max_text_length
+        self._token_dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+        self._sizes = _Block(folder, "sizes", "int32", columns=2)
+        self._image_ids = _Block(folder, "image_ids", "int32")
+        self._image_corpus = _Block(folder, "image_corpus", "int32")
+        self._keys = _Ragged(folder, "keys", "key_offsets", "uint8")
+        self._blocks = [
+            *(self._sizes, self._image_ids, self._image_corpus),
+            *(self._keys.data, self._keys.offsets),
+        ]
+        self._pictures: dict[tuple[Any, ...], int] = {}
+        self.problems = Problems()
+        self.image_rows: list[tuple[int, int]] = []
+        self.truncated: dict[str, int] = {}
+
+    def add(self, c: int, source: Source) -> str:
+        """Adds corpus c and returns a line that says what it holds."""
+        problems = getattr(source, "problems", Problems())
+        row_of_key = self._add_images(c, source, problems)
+        texts, described = self._add_texts(c, source, row_of_key, problems)
+        self.problems.update(problems)
+        if not problems and not texts:
+            self.problems.add(
+                "corpus without a text", f"{source.name}: {len(row_of_key)} images"
+            )
+        report = f"{source.name}: {len(row_of_key):,} images, {texts:,} texts"
+        if truncated := self.truncated[source.name]:
+            report += f", {truncated:,} cut to {self._max_text_length} tokens"
+        if bare := len(row_of_key) - described:
+            report += f", {bare:,} images without a text left out"
+        for note in getattr(source, "notes", ()):
+            report += f"\n  {note}"
+        return report
+
+    def finish(self) -> dict[str, Any]:
+        """Completes the blocks; returns their entries for the header."""
+        return {block.name: block.finish() for block in self._blocks}
+
+    def _add_images(self, c: int, source: Source, problems: Problems) -> dict[str, int]:
+        first = self.image_rows[-1][1] if self.image_rows else 0
+        row_of_key: dict[str, int] = {}
+        sizes, pictures = [], []
+        for record in _progress(source.images(), f"{source.name} images"):
+            if record.key in row_of_key:
+                problems.add("duplicate image", f"{source.name}: {record.key}")
+                continue
+            row_of_key[record.key] = first + len(row_of_key)
+            sizes.append((record.height, record.width))
+            # One table of pictures: a COCO photo is itself in whichever corpus.
+            picture = (
+                (c, record.key) if record.coco_id is None else ("coco", record.coco_id)
+            )
+            pictures.append(self._pictures.setdefault(picture, len(self._pictures)))
+        self._sizes.append(np.array(sizes, np.int32).reshape(-1, 2))
+        self._image_ids.append(pictures)
+        self._image_corpus.append(np.full(len(pictures), c))
+        self._keys.extend_strings(row_of_key)
+        self.image_rows.append((first, first + len(row_of_key)))
+        return row_of_key
+
+    def _add_texts(
+        self,
+        c: int,
+        source: Source,
+        row_of_key: dict[str, int],
+        problems: Problems,
+    ) -> tuple[int, int]:
+        """Returns the number of texts, and of images that have one."""
+        folder, total, truncated = self._folder, 0, 0
+        text_image = _Block(folder, f"text_image.{c}", "int64")
+        tokens = _Ragged(folder, f"tokens.{c}", f"token_offsets.{c}", self._token_dtype)
+        captions = _Ragged(folder, f"captions.{c}", f"caption_offsets.{c}", "uint8")
+        self._blocks += [text_image, tokens.data, tokens.offsets]
+        self._blocks += [captions.data, captions.offsets]
+        described: set[int] = set()
+        texts = _progress(source.texts(), f"{source.name} texts")
+        for chunk in _chunks(texts, CHUNK):
+            known = [(key, text) for key, text in chunk if key in row_of_key]
+            for key, text in chunk:
+                if key not in row_of_key:
+                    problems.add(
+                        "text of an image that is not listed",
+                        f"{source.name}: image {key!r}, text {text[:60]!r}",
+                    )
+            if not known:
+                continue
+            rows = [row_of_key[key] for key, _ in known]
+            encoded, cut = self._tokenizer.encode(
+                [text for _, text in known], self._max_text_length
+            )
+            for (key, text), ids in zip(known, encoded, strict=True):
+                if len(ids) <= 2:  # [CLS] [SEP]: nothing to learn from, or to mask
+                    problems.add(
+                        "text without a single token",
+                        f"{source.name}: image {key!r}, text {text[:60]!r}",
+                    )
+            text_image.append(rows)
+            tokens.extend(encoded)
+            captions.extend_strings(text for _, text in known)
+            described.update(rows)
+            total, truncated = total + len(known), truncated + cut
+        self.truncated[source.name] = truncated
+        return total, len(described)
+
+
+def build(
+    sources: Sequence[Source],
+    tokenizer: Any,
+    max_text_length: int,
+    folder: Path,
+    *,
+    replace: bool = False,
+) -> None:
+    """Builds an index in `folder`; it appears there complete or not at all.
+
+    Raises:
+      InputError: faults in the annotations, all in one message.
+    """
+    _check_names(sources)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        builder = _Builder(work, tokenizer, max_text_length)
+        # Before anything is read: a file that changes meanwhile is noticed at opening.
+        files = _stat_files(sources)
+        report = [builder.add(c, source) for c, source in enumerate(sources)]
+        blocks = builder.finish()
+        builder.problems.raise_if_any("The index was not built")
+        header = {
+            "format": index_lib.FORMAT,
+            "corpora": [source.name for source in sources],
+            "identities": _identities(sources),
+            "files": files,
+            "tokenizer": tokenizer.fingerprint,
+            "pad_id": int(tokenizer.pad_id),
+            "max_text_length": max_text_length,
+            "image_rows": builder.image_rows,
+            "truncated": builder.truncated,
+            "blocks": blocks,
+        }
+        content = ("corpora", "tokenizer", "max_text_length", "image_rows", "blocks")
+        header["fingerprint"] = index_lib.header_checksum(
+            {name: header[name] for name in content}
+        )
+        header["checksum"] = index_lib.header_checksum(header)
+        with (work / index_lib.HEADER_FILE).open("w", encoding="utf-8") as file:
+            json.dump(header, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(work, 0o755)  # mkdtemp's 0o700 would shut out a team's shared cache
+        _sync_folder(work)
+        _publish(work, folder, replace)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"Index {folder}", *report, sep="\n  ", file=sys.stderr, flush=True)
+
+
+def check_same(
+    index: index_lib.Index,
+    sources: Sequence[Source],
+    tokenizer: Any,
+    max_text_length: int,
+) -> None:
+    """Compares an opened index with what it is asked for.
+
+    Raises:
+      InputError: something differs; all differences in one message.
+    """
+    header, differences = index.header, []
+
+    def compare(what: str, built: Any, asked: Any) -> None:
+        if built != asked:
+            differences.append(f"{what}: built with {built}, now {asked}")
+
+    compare("corpora", header["corpora"], [source.name for source in sources])
+    compare("max_text_length", header["max_text_length"], max_text_length)
+    compare("tokenizer", header["tokenizer"][:12], tokenizer.fingerprint[:12])
+    if not differences:
+        for built, asked in zip(
+            header["identities"], _identities(sources), strict=True
+        ):
+            for name in sorted({*built, *asked}):
+                compare(f"{name} of a source", built.get(name), asked.get(name))
+        for built, asked in itertools.zip_longest(
+            header["files"], _stat_files(sources), fillvalue={}
+        ):
+            compare("annotation file", built, asked)
+    if not differences:
+        for c, source in enumerate(sources):
+            if not source.files() and not _spot_check(index, c, source):
+                differences.append(f"{source.name}: it now generates other scenes")
+    if differences:
+        raise InputError(
+            f"Index {index.folder} does not fit the data; {index_lib.REBUILD}.\n  "
+            + "\n  ".join(differences)
+        )
+
+
+def _spot_check(index: index_lib.Index, c: int, source: Source) -> bool:
+    """Whether a generated source still gives the first records of its index.
+
+    It has no file whose change could be seen; a new version of its code is such one.
+    """
+    first = index.header["image_rows"][c][0]
+    for row, record in enumerate(itertools.islice(source.images(), SPOT_CHECK), first):
+        size = (record.height, record.width)
+        if (index.key(row), tuple(index.sizes[row])) != (record.key, size):
+            return False
+    for row, (key, text) in enumerate(itertools.islice(source.texts(), SPOT_CHECK)):
+        stored = (index.key(index.text_image(c)[row]), index.caption(c, row))
+        if stored != (key, text):
+            return False
+    return True
+
+
+def _check_names(sources: Sequence[Source]) -> None:
+    names = [source.name for source in sources]
+    if not names:
+        raise InputError("Expected at least one corpus in config.data.corpora, got 0.")
+    if len(set(names)) != len(names):
+        raise InputError(f"Expected corpora of different names, received {names}.")
+    if len(names) > 255:  # the plan packs the corpus into 8 bits of an example's uid
+        raise InputError(f"Expected at most 255 corpora, received {len(names)}.")
+
+
+def _identities(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    # Through json and back: what is compared is what the header can hold.
+    return [json.loads(json.dumps(dict(source.identity))) for source in sources]
+
+
+def _stat_files(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    entries = []
+    for source in sources:
+        for path in source.files():
+            try:
+                stat = path.stat()
+            except OSError as error:
+                raise InputError(
+                    f"Corpus {source.name!r}: annotation file {path} is missing or "
+                    f"unreadable ({error.strerror})."
+                ) from error
+            entries.append(
+                {
+                    "path": str(path.resolve()),
+                    "size": stat.st_size,
+                    "mtime_ns": stat.st_mtime_ns,
+                }
+            )
+    return entries
+
+
+def _publish(work: Path, folder: Path, replace: bool) -> None:
+    if replace and folder.exists():
+        # Readers that mapped the old blocks keep them until they close.
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+        os.rename(folder, aside / "index")
+        os.rename(work, folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        try:
+            os.rename(work, folder)
+        except OSError:
+            # Another process was first, with the same content or an error at opening.
+            if not (folder / index_lib.HEADER_FILE).is_file():
+                raise
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items; itertools.batched needs Python 3.12."""
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def _progress(items: Iterable[Any], name: str) -> Iterable[Any]:
+    return tqdm.tqdm(
+        items, desc=name, unit="", mininterval=0.5, disable=not sys.stderr.isatty()
+    )

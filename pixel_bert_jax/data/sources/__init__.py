@@ -1,0 +1,18 @@
+"""Where images and texts come from: one file per on-disk format.
+
+A new format is a file with a `build` function, a line in `SOURCES` and a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pixel_bert_jax.data.sources import scenes
+from pixel_bert_jax.data.sources.base import Source
+
+# Name in `config.data.corpora` -> build(config of the corpus, split, root) -> Source.
+SOURCES: dict[str, Callable[[Mapping[str, Any], str, Path | None], Source]] = {
+    "scenes": scenes.build,
+}

@@ -1,0 +1,139 @@
+"""What a source of images and texts is, and how faults of its files are reported.
+
+A source is a plain object that lists its images and texts once, when the index is
+built, and reads single images for ever after. Constructing one is cheap: it opens no
+annotation file, because a run with a ready index never needs one.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pixel_bert_jax.types import InputError
+
+SHOWN = 10
+"""How many offenders of each kind of fault a message lists."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image of a source.
+
+    Attributes:
+      key: unique name inside the source; `Source.read` takes it.
+      image_id: the source's own number of the image.
+      height, width: size in pixels of the file as stored (EXIF orientation ignored).
+      coco_id: COCO's number of the photo, if it is one: pictures of different corpora
+        are the same picture where these agree.
+    """
+
+    key: str
+    image_id: int
+    height: int
+    width: int
+    coco_id: int | None = None
+
+
+class Source(Protocol):
+    """Images with texts, in one on-disk format or generated.
+
+    A source may also have `problems`, a `Problems` that `images()` and `texts()` fill;
+    whoever builds an index raises it at the end.
+
+    Attributes:
+      name: the corpus.
+      identity: what besides the files decides the content (split, seed, options):
+        plain values that json can hold. An index of another identity is not reused.
+      word_classes: names of kinds of words and their words, such as {"colour":
+        {"red", ...}}, for figures of single kinds; {} for real photos.
+    """
+
+    name: str
+    identity: Mapping[str, Any]
+    word_classes: Mapping[str, frozenset[str]]
+
+    def files(self) -> list[Path]:
+        """Returns the annotation files; [] if the source is generated."""
+
+    def images(self) -> Iterator[ImageRecord]:
+        """Yields every image once."""
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Yields (image key, text)."""
+
+    def read(self, key: str) -> bytes | np.ndarray:
+        """Returns an encoded file, or uint8 RGB [h, w, 3] if generated."""
+
+
+class Problems:
+    """Faults of annotations, collected so that one run reports all of them."""
+
+    def __init__(self):
+        self.count: collections.Counter[str] = collections.Counter()
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, kind: str, where: str) -> None:
+        """Counts a fault.
+
+        Args:
+          kind: what is wrong, for example "missing image file".
+          where: the file and record.
+        """
+        self.count[kind] += 1
+        shown = self.examples.setdefault(kind, [])
+        if len(shown) < SHOWN:
+            shown.append(where)
+
+    def update(self, other: Problems) -> None:
+        """Adds the faults of `other`."""
+        for kind, number in other.count.items():
+            self.count[kind] += number
+            shown = self.examples.setdefault(kind, [])
+            shown.extend(other.examples[kind][: SHOWN - len(shown)])
+
+    def __bool__(self) -> bool:
+        return bool(self.count)
+
+    def __str__(self) -> str:
+        lines = []
+        for kind, number in self.count.items():
+            shown = self.examples[kind]
+            more = f" (the first {len(shown)})" if number > len(shown) else ""
+            lines.append(f"{number} x {kind}{more}:")
+            lines.extend(f"  {where}" for where in shown)
+        return "\n".join(lines)
+
+    def raise_if_any(self, title: str) -> None:
+        """Raises InputError with all faults if there are any."""
+        if self:
+            total = sum(self.count.values())
+            raise InputError(f"{title}: {total} faults in the annotations.\n{self}")
+
+
+def only(mapping: Mapping[str, Any], required: Iterable[str], optional: Iterable[str]):
+    """Checks the fields of a corpus' config.
+
+    Raises:
+      InputError: a required field is missing or a field is unknown.
+    """
+    from pixel_bert_jax.types import nearest
+
+    required, known = list(required), [*required, *optional, "source", "weight"]
+    for field in required:
+        if mapping.get(field) in (None, ""):
+            raise InputError(
+                f"config.data.corpora: source {mapping.get('source')!r} needs "
+                f"{field!r}; received {dict(mapping)}."
+            )
+    for field in mapping:
+        if field not in known:
+            raise InputError(
+                f"config.data.corpora: source {mapping.get('source')!r} has no field "
+                f"{field!r}{nearest(field, known)}; valid: {', '.join(known)}."
+            )

@@ -1,0 +1,226 @@
+"""Word pieces of captions, questions and statements, as BERT splits them.
+
+Pixel-BERT takes BERT-base-uncased's tokenizer (arXiv 2004.00849, section 3.2). The
+splitting is done by the `tokenizers` library; what this file adds is the one list of
+names that the rest of the package needs, a fingerprint, and vocabularies from four
+places: the embedded "scenes" list, a `vocab.txt`, a folder, a model hub.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from pixel_bert_jax.types import InputError
+
+PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+)
+VOCABULARY_FILE = "vocab.txt"
+CONFIG_FILE = "tokenizer_config.json"
+
+
+class WordPiece:
+    """BERT's tokenizer over one vocabulary.
+
+    Attributes:
+      vocabulary: the V tokens in the order of their ids.
+      vocab_size: V.
+      pad_id, unk_id, cls_id, sep_id, mask_id: ids of the five special tokens.
+      special_ids: int32 [5], the same, sorted.
+      replacement_ids: int32 [R], what a masked token may be replaced by at random:
+        every token but the special ones and BERT's [unused*].
+      is_continuation: bool [V], True where the token starts with "##", so that it
+        continues a word (whole-word masking).
+      lower_case: whether texts are lower-cased and stripped of accents.
+      fingerprint: SHA-256 (hex) of the vocabulary and the options.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], *, lower_case: bool = True):
+        """Builds the tokenizer.
+
+        Args:
+          vocabulary: tokens in the order of their ids.
+          lower_case: as bert-base-uncased (True) or bert-base-cased (False).
+
+        Raises:
+          InputError: a special token is missing, or a token is empty or given twice.
+        """
+        self.vocabulary = tuple(vocabulary)
+        self.lower_case = bool(lower_case)
+        ids = _checked_ids(self.vocabulary)
+        self.vocab_size = len(self.vocabulary)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            ids[token] for token in SPECIAL_TOKENS
+        )
+        self.special_ids = np.sort([ids[t] for t in SPECIAL_TOKENS]).astype(np.int32)
+        self.is_continuation = np.array([t.startswith("##") for t in self.vocabulary])
+        unused = np.array([t.startswith("[unused") for t in self.vocabulary])
+        unused[self.special_ids] = True
+        self.replacement_ids = np.flatnonzero(~unused).astype(np.int32)
+        options = json.dumps({"lower_case": self.lower_case, "kind": "wordpiece"})
+        self.fingerprint = hashlib.sha256(
+            "\n".join((*self.vocabulary, options)).encode()
+        ).hexdigest()
+        self._tokenizer = tokenizers.BertWordPieceTokenizer(
+            vocab=ids, lowercase=self.lower_case
+        )
+        self._joiner = tokenizers.decoders.WordPiece()
+
+    def encode(
+        self, texts: Iterable[str], max_length: int
+    ) -> tuple[list[np.ndarray], int]:
+        """Returns the ids of each text, and how many texts had to be cut.
+
+        Args:
+          texts: any strings; a text without a single token becomes [CLS] [SEP].
+          max_length: greatest number of ids, [CLS] and [SEP] included.
+
+        Returns:
+          One int32 array a text, at most `max_length` long; the number of texts that
+          were longer.
+
+        Raises:
+          InputError: `max_length` leaves no room for a token.
+        """
+        if max_length < 3:
+            raise InputError(
+                "Expected a max_text_length of at least 3 ([CLS], one token, [SEP]), "
+                f"received {max_length}."
+            )
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        room = max_length - 2
+        arrays, truncated = [], 0
+        for encoding in encodings:
+            ids = encoding.ids
+            truncated += len(ids) > room
+            arrays.append(
+                np.array([self.cls_id, *ids[:room], self.sep_id], dtype=np.int32)
+            )
+        return arrays, truncated
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """Returns the token of every id, special tokens and padding included."""
+        return [self.vocabulary[int(i)] for i in ids]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns readable text: pieces joined; [PAD], [CLS] and [SEP] left out.
+
+        [UNK] and [MASK] stay, because a reader has to see them.
+        """
+        pieces = [t for t in self.tokens(ids) if t not in (PAD, CLS, SEP)]
+        return self._joiner.decode(pieces) if pieces else ""
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `vocab.txt` and `tokenizer_config.json`, as transformers has them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(f"{token}\n" for token in self.vocabulary)
+        (folder / VOCABULARY_FILE).write_bytes(lines.encode())
+        config = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": self.lower_case,
+            "strip_accents": None,
+            "tokenize_chinese_chars": True,
+        }
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_tokenizer(name: str | Path) -> WordPiece:
+    """Returns the tokenizer of that name.
+
+    Args:
+      name: "scenes" (the embedded word list), a `vocab.txt`, a folder with one, or a
+        model of the hub such as "bert-base-uncased", looked up by `transformers` in
+        its cache and then, unless it is told to stay offline, on the network.
+
+    Raises:
+      InputError: nothing of that name is found, or it is not a BERT vocabulary.
+    """
+    if str(name) == "scenes":
+        return _scenes_tokenizer()
+    path = Path(name).expanduser()
+    if path.is_file():
+        return WordPiece(_read_vocabulary(path), **_read_options(path.parent))
+    if (path / VOCABULARY_FILE).is_file():
+        vocabulary = _read_vocabulary(path / VOCABULARY_FILE)
+        return WordPiece(vocabulary, **_read_options(path))
+    return _from_hub(str(name))
+
+
+@functools.cache
+def _scenes_tokenizer() -> WordPiece:
+    from pixel_bert_jax.data.sources import scenes
+
+    return WordPiece((*SPECIAL_TOKENS, *scenes.WORDS))
+
+
+def _from_hub(name: str) -> WordPiece:
+    """Reads a vocabulary through transformers, imported here since it takes seconds."""
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # it raises a dozen kinds, from OSError to KeyError
+        raise InputError(
+            f"No tokenizer {name!r}: expected 'scenes', the path of a vocab.txt, a "
+            "folder that holds one, or a model of the Hugging Face hub such as "
+            f"'bert-base-uncased'. transformers says: {error}"
+        ) from error
+    vocabulary = tokenizer.get_vocab()
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise InputError(
+            f"Tokenizer {name!r}: expected ids 0 to V-1, each once, as in a BERT "
+            f"vocabulary; received {len(vocabulary)} tokens with other ids."
+        )
+    lower_case = bool(getattr(tokenizer, "do_lower_case", True))
+    return WordPiece(sorted(vocabulary, key=vocabulary.get), lower_case=lower_case)
+
+
+def _read_vocabulary(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8 text, {error}.") from error
+    # Not splitlines(): BERT's vocabulary holds characters that it takes for line ends.
+    lines = text.split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _read_options(folder: Path) -> dict[str, bool]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        return {"lower_case": bool(config.get("do_lower_case", True))}
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: expected a json object, {error}.") from error
+
+
+def _checked_ids(vocabulary: tuple[str, ...]) -> dict[str, int]:
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    missing = [token for token in SPECIAL_TOKENS if token not in ids]
+    if missing:
+        raise InputError(
+            f"Expected a BERT vocabulary with {', '.join(SPECIAL_TOKENS)}; "
+            f"{', '.join(missing)} missing among {len(vocabulary)} lines."
+        )
+    if "" in ids:
+        raise InputError(f"The vocabulary's line {ids[''] + 1} is empty.")
+    if len(ids) != len(vocabulary):
+        twice = next(t for i, t in enumerate(vocabulary) if ids[t] != i)
+        raise InputError(f"The vocabulary holds {twice!r} more than once.")
+    return ids
