@@ -1,8 +1,8 @@
 """The embedded data set: rendered scenes with captions, made on the fly from a seed.
 
-Scene number n of (split, seed) is a pure function of these three: nothing is stored, and a
-larger `num_scenes` extends a smaller one. What a scene is: `scenes_world`; its pixels:
-`scenes_render`; its captions: `scenes_text`; the ceiling of every figure:
+Scene number n of (split, seed) is a pure function of these three: nothing is stored,
+and a larger `num_scenes` extends a smaller one. What a scene is: `scenes_world`; its
+pixels: `scenes_render`; its captions: `scenes_text`; the ceiling of every figure:
 `scenes_oracle`; the vocabulary: `scenes_words`.
 """
 
@@ -97,7 +97,7 @@ class ScenesSource:
         return draw_scene(self._generator(number, _LAYOUT), self.split)
 
     def captions(self, number: int, scene: Scene | None = None) -> list[str]:
-        """Returns the captions of one scene, all different, words separated by spaces."""
+        """Returns the different captions of a scene, words separated by spaces."""
         scene = self.scene(number) if scene is None else scene
         generator = self._generator(number, _CAPTIONS)
         drawn = draw_captions(scene, self.captions_per_scene, generator)
@@ -147,8 +147,8 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> ScenesSou
     """Makes the source from one element of `config.data.corpora`.
 
     Args:
-      config: fields seed, train_scenes, evaluate_scenes, captions_per_scene and name, all
-        optional.
+      config: fields seed, train_scenes, evaluate_scenes, captions_per_scene and name,
+        all optional.
       split: "train" or "evaluate".
       root: not used, nothing is read.
 

@@ -28,7 +28,7 @@ class _Reader:
         self._fits: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
     def fits(self, slot: Choice, start: int) -> list[tuple[int, int]]:
-        """Returns (number of the alternative, end) of all that agree from `start` on."""
+        """Returns (number of the alternative, end) of all that agree at `start`."""
         key = (id(slot), start)  # the grammar shares its slots between bindings
         if key not in self._fits:
             self._fits[key] = [
@@ -43,7 +43,7 @@ class _Reader:
         return self._fits[key]
 
     def forward(self, slots: Slots) -> list[dict[int, float]]:
-        """Returns, before each slot and at the end, the weight of having read so far."""
+        """Returns the weight of each position before each slot and at the end."""
         steps: list[dict[int, float]] = [{0: 1.0}]
         for slot in slots:
             after: dict[int, float] = {}
@@ -79,7 +79,11 @@ def oracle_words(
     """Returns the likeliest word at each hidden position, given all the others.
 
     `words` may hold anything at hidden positions. Ties go to the word first in the
-    alphabet. Raises InputError when no caption of the scene agrees with the visible words.
+    alphabet.
+
+    Raises:
+      InputError: no caption of the scene agrees with the visible words, or a hidden
+        position lies outside of the caption.
     """
     grammar = scene if isinstance(scene, Grammar) else Grammar(scene)
     reader = _Reader(words, hidden)
@@ -104,7 +108,7 @@ def oracle_words(
 def oracle_match(
     scene: Scene | Grammar, words: Sequence[str], hidden: Sequence[int] = ()
 ) -> bool:
-    """Says whether a caption, of which some words may be hidden, could be the scene's."""
+    """Says whether a caption, some words perhaps hidden, could be the scene's."""
     grammar = scene if isinstance(scene, Grammar) else Grammar(scene)
     reader = _Reader(words, hidden)
     return any(reader.forward(slots) for _, slots in grammar.derivations())

@@ -1,8 +1,8 @@
-"""The six shapes as distance functions in unit coordinates (bounding circle of radius 1).
+"""The six shapes as distance functions in unit coordinates (radius 1 around).
 
-Negative inside, about the distance to the outline near it, so that one formula serves both
-the antialiased edge of a drawing and the test of what an object hides. x to the right, y
-down.
+Negative inside, about the distance to the outline near it, so that one formula serves
+both the antialiased edge of a drawing and the test of what an object hides. x to the
+right, y down.
 """
 
 from __future__ import annotations

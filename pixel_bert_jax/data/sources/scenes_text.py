@@ -1,8 +1,9 @@
-"""The captions of a scene as one weighted grammar that both the draw and the oracle read.
+"""The captions of a scene as one weighted grammar that both draw and oracle read.
 
 A caption is a template (weights below, over those the scene offers), a binding of its
-objects (uniform), and one alternative for each slot (independent). `Grammar` lists exactly
-that, so what `draw_captions` produces and what `scenes_oracle` believes cannot differ.
+objects (uniform), and one alternative for each slot (independent). `Grammar` lists
+exactly that, so what `draw_captions` produces and what `scenes_oracle` believes cannot
+differ. A number means exactly so many: "two plain objects" is false of three.
 """
 
 from __future__ import annotations
@@ -79,10 +80,10 @@ _SHORT_RELATION_WORDS = {
     "below": Choice({"below": 1}),
 }
 
-# Which attributes a phrase names and how often, in the order in which English puts them;
-# without a shape it says "object". Most name two or more, so that a caption is rarely true
-# of another scene. The colour stands between size and texture: a single adjective on one
-# side of it can be told apart even when it is masked.
+# Which attributes a phrase names and how often, in the order in which they are said;
+# without a shape it says "object". Most name two or more, so that a caption is rarely
+# true of another scene. The colour stands between size and texture: which of the two a
+# masked word is then shows from its side of the colour.
 _FULL = {
     ("colour", "shape"): 30,
     ("size", "shape"): 6,

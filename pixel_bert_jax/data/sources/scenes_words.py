@@ -1,7 +1,7 @@
-"""The fixed vocabulary of the scenes: captions, questions, answers, two-image statements.
+"""The fixed vocabulary: captions, questions, answers and two-image statements.
 
-Every word is one token. Checkpoints depend on the list's content and order: do not change
-it. Words that no caption uses serve the tasks that build on the same scenes.
+Every word is one token. Checkpoints depend on the list's content and order: do not
+change it. Words that no caption uses serve the tasks that build on the same scenes.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ _OTHERS = (
     "most", "more", "less", "fewer", "many", "much", "few", "several", "half", "pair",
     "same", "different", "first", "second", "third", "last",
     # verbs
-    "is", "are", "be", "do", "does", "has", "have", "can", "see", "show", "shows", "shown",
-    "contain", "contains", "containing", "include", "includes", "including", "lies",
-    "appears", "look", "looks", "find", "count", "name", "differ", "match", "matches",
-    "share", "covers", "touches", "equal", "true", "false", "yes",
+    "is", "are", "be", "do", "does", "has", "have", "can", "see", "show", "shows",
+    "shown", "contain", "contains", "containing", "include", "includes", "including",
+    "lies", "appears", "look", "looks", "find", "count", "name", "differ", "match",
+    "matches", "share", "covers", "touches", "equal", "true", "false", "yes",
     # questions
-    "what", "which", "who", "where", "when", "why", "how", "whether", "answer", "question",
+    "what", "which", "who", "where", "when", "why", "how", "whether", "answer",
+    "question",
     # prepositions, conjunctions, adverbs
     "of", "to", "in", "on", "at", "by", "with", "without", "from", "for", "among",
     "between", "beside", "next", "near", "nearest", "far", "over", "under", "behind",
@@ -66,10 +67,10 @@ _OTHERS = (
     # pictures
     "picture", "pictures", "image", "images", "photo", "photos", "scene", "scenes",
     # things and properties
-    "thing", "things", "colour", "colours", "color", "colors", "shape", "shapes", "size",
-    "sizes", "texture", "textures", "pattern", "number", "total", "kind", "kinds", "big",
-    "bigger", "biggest", "little", "largest", "smallest", "greater", "dark", "light",
-    "orange", "black", "grey", "brown", "stripes", "dots",
+    "thing", "things", "colour", "colours", "color", "colors", "shape", "shapes",
+    "size", "sizes", "texture", "textures", "pattern", "number", "total", "kind",
+    "kinds", "big", "bigger", "biggest", "little", "largest", "smallest", "greater",
+    "dark", "light", "orange", "black", "grey", "brown", "stripes", "dots",
 )
 # fmt: on
 

@@ -1,8 +1,8 @@
-"""What a rendered scene is made of, and the draw of one: everything but pixels and words.
+"""What a rendered scene is made of and how one is drawn: all but pixels and words.
 
 A scene is two to five objects with independent, uniform attributes. Two things are held
-out of training whatever the seed: 24 of the 144 (colour, shape, texture) triples, and one
-in eight of all collections of objects, which are the only ones an evaluation split shows.
+out of training whatever the seed: 24 of the 144 (colour, shape, texture) triples, and
+one in eight of all collections of objects, the only ones an evaluation split shows.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 SIZES = ("small", "medium", "large")
 TEXTURES = ("plain", "striped", "dotted")
 
-# Diameter of the bounding circle as a share of the image's shorter side. The gaps make a
-# size word decidable from the pixels.
+# Diameter of the bounding circle as a share of the image's shorter side. The gaps make
+# a size word decidable from the pixels.
 DIAMETERS = {"small": (0.15, 0.20), "medium": (0.24, 0.29), "large": (0.33, 0.40)}
 
 # (height, width): landscape, portrait, square.
@@ -31,11 +31,11 @@ MIN_OBJECTS, MAX_OBJECTS = 2, 5
 MIN_VISIBLE = 0.5  # share of each object's area that nothing in front covers
 MAX_ROTATION = math.radians(15)
 
-# Centres closer than this share of the shorter side on an axis are neither left nor right
-# (above nor below) of each other.
+# Centres closer than this share of the shorter side on an axis are neither left nor
+# right (above nor below) of each other.
 RELATION_MARGIN = 0.12
 
-# Bounding circles may overlap by a fifth; MIN_VISIBLE is checked on the shapes themselves.
+# Bounding circles may overlap by a fifth; MIN_VISIBLE is checked on the shapes.
 _SEPARATION = 0.8
 _LAYOUTS_A_BLOCK = 32
 _EVALUATION_SHARE = 32 / 256  # of the hash byte's values
@@ -45,7 +45,7 @@ SPLITS = ("train", "evaluate")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One object; centre and radius of its bounding circle in pixels, angle in radians."""
+    """One object; bounding circle (x, y, radius) in pixels, angle in radians."""
 
     colour: str
     shape: str
@@ -73,9 +73,9 @@ class Scene:
 def is_held_out(colour: str, shape: str, texture: str) -> bool:
     """Says whether training never shows this triple.
 
-    A Latin design and not a hash, so that in training every single attribute stays exactly
-    uniform, every colour loses each texture once, and no pair of attributes disappears:
-    half of the (colour, shape) pairs lose one of their three textures.
+    A Latin design and not a hash, so that in training every single attribute stays
+    exactly uniform, every colour loses each texture once, and no pair of attributes
+    disappears: half of the (colour, shape) pairs lose one of their three textures.
     """
     c, s = COLOURS.index(colour), SHAPES.index(shape)
     return (c + s) % 2 == 0 and TEXTURES.index(texture) == (c + s // 2) % 3
@@ -101,8 +101,8 @@ _KINDS = {
 def belongs_to_evaluation(kinds: list[int]) -> bool:
     """Assigns a collection of objects (rows of the 432 combinations) to one split.
 
-    It depends on neither seed nor order, so no seed of one split repeats a collection of
-    any seed of the other.
+    It depends on neither seed nor order, so no seed of one split repeats a collection
+    of any seed of the other.
     """
     data = np.sort(np.asarray(kinds, "<u2")).tobytes()
     return hashlib.blake2b(data, digest_size=1).digest()[0] < 256 * _EVALUATION_SHARE
