@@ -14,7 +14,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-_CHUNK = 1 << 18  # items sorted at a time: keys stay in cache and memory stays flat
+# Items sorted at a time, so that keys stay in cache and memory stays flat. It decides
+# which bits of a draw are used: another value is another `plan.FORMAT`.
+_CHUNK = 1 << 18
 
 
 def stream(*seed: int) -> np.random.PCG64:

@@ -146,6 +146,7 @@ class _Plan:
             source_canvases=self.source_canvases,
         )
         self.buckets = self._layout.buckets
+        self._slots = np.arange(self.texts_per_group)
         self._build_passes()
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
         self._lock = threading.Lock()
@@ -233,18 +234,11 @@ class _Plan:
             rows = self._bucket_sizes[b] * self.images_per_group
             canvas_area[b] = math.prod(bucket.canvas) * rows
         waste = (canvas_area / resized_area - 1).tolist()
+        columns = (self.buckets, self._bucket_sizes, self._bucket_batches, waste)
         names = [corpus.name for corpus in self.corpora]
         slot_use = texts / (groups * self.texts_per_group)
         return Statistics(
-            buckets=tuple(
-                map(
-                    BucketStatistics,
-                    self.buckets,
-                    self._bucket_sizes,
-                    self._bucket_batches,
-                    waste,
-                )
-            ),
+            buckets=tuple(map(BucketStatistics, *columns)),
             groups=int(groups.sum()),
             batches=self._num_batches,
             texts=int(texts.sum()),
@@ -309,25 +303,27 @@ class _Plan:
         chosen = arrays.groups[b][j * size // n : (j + 1) * size // n]
         count = len(chosen)
 
-        showing = np.searchsorted(self._pass_group, chosen, side="right") - 1
-        group = chosen + self._to_layout_group[showing]
-        unit = layout.group_unit[group]
-        start = layout.group_text[group]
-        length = layout.group_text[group + 1] - start
-        start += self._to_epoch_text[showing]
-        slot = np.arange(self.texts_per_group)
-        real = slot < length[:, None]
-        rows = arrays.texts[np.where(real, start[:, None] + slot, 0)]
+        # `take` is twice as fast as indexing; this is all that a step costs the host.
+        showing = self._pass_group.searchsorted(chosen, side="right") - 1
+        group = chosen + self._to_layout_group.take(showing)
+        unit = layout.group_unit.take(group)
+        start = layout.group_text.take(group)
+        length = layout.group_text.take(group + 1) - start
+        start += self._to_epoch_text.take(showing)
+        real = self._slots < length[:, None]
+        # Slots that are not real read some other text, or beyond the end: clipped.
+        rows = arrays.texts.take(start[:, None] + self._slots, mode="clip")
+        rows[~real] = -1
 
         corpus = np.full(self.groups, -1, np.int32)
-        corpus[:count] = self._pass_corpus[showing]
+        corpus[:count] = self._pass_corpus.take(showing)
         images = np.full((self.groups, self.images_per_group), -1, np.int64)
-        images[:count] = layout.unit_images[unit]
+        images[:count] = layout.unit_images.take(unit, axis=0)
         texts = np.full((self.groups, self.texts_per_group), -1, np.int64)
-        texts[:count] = np.where(real, rows, -1)
+        texts[:count] = rows
         uid = np.full((*texts.shape, 2), HOLE, np.uint32)
-        uid[:count, :, 0] = np.where(real, self._pass_uid[showing][:, None], HOLE)
-        uid[:count, :, 1] = np.where(real, rows, HOLE)
+        uid[:count, :, 0] = np.where(real, self._pass_uid.take(showing)[:, None], HOLE)
+        uid[:count, :, 1] = rows.view(np.uint32)  # -1 becomes HOLE
         return PlanBatch(self.buckets[b], corpus, images, texts, uid), unit
 
 
