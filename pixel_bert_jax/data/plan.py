@@ -27,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 import threading
 from collections import OrderedDict
@@ -84,10 +85,11 @@ class _Pass:
 
 @dataclasses.dataclass(frozen=True)
 class _Epoch:
-    """What a step of one epoch is looked up in."""
+    """What a step of one epoch is looked up in: N groups in the order of use."""
 
-    texts: np.ndarray  # int32, text rows of all passes, arranged by unit
-    groups: list[np.ndarray]  # a bucket: int32 shuffled groups
+    texts: np.ndarray  # int32 [N, K] text rows or -1, bucket after bucket
+    units: np.ndarray  # int32 [N]
+    passes: np.ndarray  # int32 [N]
     batches: np.ndarray  # int64, shuffled batch numbers
 
 
@@ -146,7 +148,6 @@ class _Plan:
             source_canvases=self.source_canvases,
         )
         self.buckets = self._layout.buckets
-        self._slots = np.arange(self.texts_per_group)
         self._build_passes()
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
         self._lock = threading.Lock()
@@ -195,6 +196,7 @@ class _Plan:
             for groups in layout.bucket_groups
         ]
         self._bucket_batches = [-(-size // self.groups) for size in self._bucket_sizes]
+        self._group_offsets = offsets_of(self._bucket_sizes)
         self._batch_offsets = offsets_of(self._bucket_batches)
         self._num_batches = int(self._batch_offsets[-1])
 
@@ -272,59 +274,61 @@ class _Plan:
 
     def _build_epoch(self, epoch: int) -> _Epoch:
         layout = self._layout
-        texts = np.empty(self._epoch_texts, np.int32)
+        arranged = np.empty(self._epoch_texts, np.int32)
         for p in self._passes:
             # A partial pass goes through all its groups before it cuts them anew.
             turn = epoch if p.share == 1 else 0
             bits = stream(self.seed, _TEXTS, p.corpus, p.occurrence, turn)
             offsets = layout.unit_offsets[p.corpus]
-            rows = texts[p.first_text : p.first_text + int(offsets[-1])]
+            rows = arranged[p.first_text : p.first_text + int(offsets[-1])]
             shuffle_segments(bits, offsets, rows)
             arrangement = layout.arrangements[p.corpus]
             if arrangement is not None:
                 rows[:] = arrangement[rows]
-        groups = []
-        for b, size in enumerate(self._bucket_sizes):
+        # In order of use, so that a step reads neighbours: 3 to 5 times as quick.
+        total = int(self._group_offsets[-1])
+        texts = np.empty((total, self.texts_per_group), np.int32)
+        units, passes = np.empty((2, total), np.int32)
+        for b, (begin, end) in enumerate(itertools.pairwise(self._group_offsets)):
             selected = np.concatenate(
                 [self._select(p, b, epoch) + p.first_group for p in self._passes]
             )
-            order = permutation(stream(self.seed, _GROUPS, b, epoch), size)
-            groups.append(selected[order].astype(np.int32))
+            bits = stream(self.seed, _GROUPS, b, epoch)
+            chosen = selected[permutation(bits, len(selected))]
+            showing = self._pass_group.searchsorted(chosen, side="right") - 1
+            group = chosen + self._to_layout_group[showing]
+            start, end_text = layout.group_text[group], layout.group_text[group + 1]
+            places = start[:, None] + np.arange(self.texts_per_group)
+            real = places < end_text[:, None]
+            places += self._to_epoch_text[showing, None]
+            # What is not real reads some other text, or beyond the end: clipped.
+            texts[begin:end] = np.where(real, arranged.take(places, mode="clip"), -1)
+            units[begin:end], passes[begin:end] = layout.group_unit[group], showing
         bits = stream(self.seed, _BATCHES, epoch)
-        return _Epoch(texts, groups, permutation(bits, self._num_batches))
+        return _Epoch(texts, units, passes, permutation(bits, self._num_batches))
 
     def _batch(self, epoch: int, index: int) -> tuple[PlanBatch, np.ndarray]:
         """Returns a batch and its groups' units, numbered over all corpora."""
-        layout, arrays = self._layout, self._epoch(epoch)
+        arrays = self._epoch(epoch)
         number = int(arrays.batches[index])
-        b = int(np.searchsorted(self._batch_offsets, number, side="right")) - 1
+        b = int(self._batch_offsets.searchsorted(number, side="right")) - 1
         j, n = number - int(self._batch_offsets[b]), self._bucket_batches[b]
-        size = self._bucket_sizes[b]
-        chosen = arrays.groups[b][j * size // n : (j + 1) * size // n]
-        count = len(chosen)
-
-        # `take` is twice as fast as indexing; this is all that a step costs the host.
-        showing = self._pass_group.searchsorted(chosen, side="right") - 1
-        group = chosen + self._to_layout_group.take(showing)
-        unit = layout.group_unit.take(group)
-        start = layout.group_text.take(group)
-        length = layout.group_text.take(group + 1) - start
-        start += self._to_epoch_text.take(showing)
-        real = self._slots < length[:, None]
-        # Slots that are not real read some other text, or beyond the end: clipped.
-        rows = arrays.texts.take(start[:, None] + self._slots, mode="clip")
-        rows[~real] = -1
+        first, size = int(self._group_offsets[b]), self._bucket_sizes[b]
+        chosen = slice(first + j * size // n, first + (j + 1) * size // n)
+        rows, units = arrays.texts[chosen], arrays.units[chosen]
+        showing, count = arrays.passes[chosen], len(units)
 
         corpus = np.full(self.groups, -1, np.int32)
-        corpus[:count] = self._pass_corpus.take(showing)
+        corpus[:count] = self._pass_corpus[showing]
         images = np.full((self.groups, self.images_per_group), -1, np.int64)
-        images[:count] = layout.unit_images.take(unit, axis=0)
+        images[:count] = self._layout.unit_images[units]
         texts = np.full((self.groups, self.texts_per_group), -1, np.int64)
         texts[:count] = rows
         uid = np.full((*texts.shape, 2), HOLE, np.uint32)
-        uid[:count, :, 0] = np.where(real, self._pass_uid.take(showing)[:, None], HOLE)
+        high = self._pass_uid[showing]
+        uid[:count, :, 0] = np.where(rows >= 0, high[:, None], HOLE)
         uid[:count, :, 1] = rows.view(np.uint32)  # -1 becomes HOLE
-        return PlanBatch(self.buckets[b], corpus, images, texts, uid), unit
+        return PlanBatch(self.buckets[b], corpus, images, texts, uid), units
 
 
 class TrainPlan(_Plan):
@@ -380,14 +384,14 @@ class EvaluationPlan(_Plan):
             raise IndexError(
                 f"Expected a batch from 0 to {self.num_batches - 1}, received {index}."
             )
-        batch, unit = self._batch(0, index)
+        batch, units = self._batch(0, index)
         negatives = np.full_like(batch.texts, -1)
         for c, rows in enumerate(self._negatives):
             real = (batch.corpus == c)[:, None] & (batch.texts >= 0)
             negatives[real] = rows[batch.texts[real]]
         others = np.full_like(batch.images, -1)
-        other = self._other_unit[unit]
-        others[: len(unit)] = np.where(
+        other = self._other_unit[units]
+        others[: len(units)] = np.where(
             other[:, None] >= 0, self._layout.unit_images[other], -1
         )
         return dataclasses.replace(batch, negatives=negatives, other_images=others)
