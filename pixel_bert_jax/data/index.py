@@ -164,9 +164,10 @@ class Index:
         return self._string("keys", "key_offsets", image_row)
 
     def describe(self, image_row: int) -> str:
-        """Returns the corpus and the key of an image, for messages."""
-        corpus = self.corpora[self.image_corpus[image_row]]
-        return f"corpus {corpus!r}, image {self.key(image_row)!r}"
+        """Returns the corpus and the key, or file, of an image, for messages."""
+        c, key = self.image_corpus[image_row], self.key(image_row)
+        path = getattr(self.sources[c], "path", None)  # generated images have none
+        return f"corpus {self.corpora[c]!r}, image {str(path(key)) if path else key!r}"
 
     def read(self, image_row: int) -> bytes | np.ndarray:
         """Returns an image as its source gives it: a file's bytes, or pixels."""

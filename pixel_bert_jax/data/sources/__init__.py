@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixel_bert_jax.data.sources import scenes
+from pixel_bert_jax.data.sources import coco, karpathy, scenes
 from pixel_bert_jax.data.sources.base import Source
 
 # Name in `config.data.corpora` -> build(config of the corpus, split, root) -> Source.
 SOURCES: dict[str, Callable[[Mapping[str, Any], str, Path | None], Source]] = {
+    "coco": coco.build,
+    "karpathy": karpathy.build,
     "scenes": scenes.build,
 }

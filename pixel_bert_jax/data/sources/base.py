@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pixel_bert_jax.types import InputError
+from pixel_bert_jax.types import InputError, nearest
 
 SHOWN = 10
 """How many offenders of each kind of fault a message lists."""
@@ -116,14 +116,19 @@ class Problems:
             raise InputError(f"{title}: {total} faults in the annotations.\n{self}")
 
 
-def only(mapping: Mapping[str, Any], required: Iterable[str], optional: Iterable[str]):
-    """Checks the fields of a corpus' config.
+def only(
+    mapping: Mapping[str, Any], required: Iterable[str], optional: Iterable[str]
+) -> None:
+    """Checks the fields of a corpus' config; "source" and "weight" are always valid.
+
+    Args:
+      mapping: one element of `config.data.corpora`.
+      required: fields that must be given.
+      optional: fields that may be given.
 
     Raises:
       InputError: a required field is missing or a field is unknown.
     """
-    from pixel_bert_jax.types import nearest
-
     required, known = list(required), [*required, *optional, "source", "weight"]
     for field in required:
         if mapping.get(field) in (None, ""):

@@ -1,0 +1,244 @@
+"""What the sources of annotated photos share: json, paths, sizes, faults."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from pixel_bert_jax.data.images import PILLOW_FORMATS
+from pixel_bert_jax.data.sources.base import ImageRecord, Problems
+from pixel_bert_jax.types import InputError
+
+# COCO names its files 000000000139.jpg or COCO_val2014_000000000139.jpg.
+_COCO_NAME = re.compile(r"(?:^|.*_)(\d{12})$")
+
+
+class Listed(NamedTuple):
+    """An image as a json file lists it; `size` is None where the format has none."""
+
+    key: str
+    image_id: int
+    size: tuple[int, int] | None
+    coco_id: int | None
+
+
+class AnnotatedPhotos:
+    """A json file of annotations and a folder of photos.
+
+    A format derives from it and fills `listed` and `captions` in `_parse`, which is
+    called once, when the index is built.
+
+    Attributes:
+      name: the corpus.
+      annotations: the json file.
+      folder: where the photos are; a key is a path relative to it.
+      identity: see `base.Source`.
+      word_classes: empty, nobody has labelled the words of real captions.
+      problems: faults found so far.
+      notes: remarks on what was found, one line each.
+      listed: images of the json file.
+      captions: (key, text) of the json file.
+    """
+
+    word_classes: Mapping[str, frozenset[str]] = {}
+
+    def __init__(self, name: str, annotations: Path, folder: Path):
+        self.name = name
+        self.annotations = annotations
+        self.folder = folder
+        self.identity: Mapping[str, Any] = {"images": str(folder.resolve())}
+        self.problems = Problems()
+        self.notes: list[str] = []
+        self.listed: list[Listed] = []
+        self.captions: list[tuple[str, str]] = []
+        self._parsed = False
+
+    def files(self) -> list[Path]:
+        """Returns the annotation file."""
+        return [self.annotations]
+
+    def path(self, key: str) -> Path:
+        """Returns the file of an image."""
+        return self.folder / key
+
+    def read(self, key: str) -> bytes:
+        """Returns the bytes of an image file."""
+        return self.path(key).read_bytes()
+
+    def images(self) -> Iterator[ImageRecord]:
+        """Yields the images; looks once into each file's header for its size."""
+        self._load()
+        unreadable = []
+        for image in self.listed:
+            size = self._size_of_file(image.key)
+            if size is None and image.size is not None:
+                unreadable.append(image.key)
+            elif size is None:
+                self.problems.add("image of unknown size", str(self.path(image.key)))
+            elif image.size not in (None, size) and all(size):
+                self.problems.add(
+                    "size that is not the file's",
+                    f"{self.path(image.key)}: {image.size[1]}x{image.size[0]} (width x "
+                    f"height) in {self.annotations}, {size[1]}x{size[0]} in the file",
+                )
+            # An image with a fault is passed on, lest its texts count as faults too.
+            height, width = image.size or size or (1, 1)
+            yield ImageRecord(image.key, image.image_id, height, width, image.coco_id)
+        if unreadable:
+            self.notes.append(
+                f"{len(unreadable):,} images have no readable header and will fail "
+                "when they are read (data.on_bad_image); first: "
+                f"{self.path(unreadable[0])}"
+            )
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Yields (image key, caption)."""
+        self._load()
+        yield from self.captions
+
+    def add_caption(self, key: str, text: Any, where: str) -> None:
+        """Keeps a caption, or reports it.
+
+        Args:
+          key: its image.
+          text: what the file has as its text.
+          where: the record, for the report.
+        """
+        where = f"{self.annotations}, {where}"
+        if not isinstance(text, str):
+            self.problems.add("caption that is no text", f"{where}: {text!r}")
+        elif not text.strip():
+            self.problems.add("empty caption", f"{where}: {text!r}")
+        elif not _is_unicode(text):
+            self.problems.add("caption with half a character", f"{where}: {text!r}")
+        else:
+            self.captions.append((key, text))
+
+    def _load(self) -> None:
+        if not self._parsed:
+            self._parsed = True
+            self._parse(read_json(self.annotations))
+
+    def _parse(self, content: Any) -> None:
+        """Fills `listed`, `captions` and `problems` from the json file's content."""
+        raise NotImplementedError
+
+    def _size_of_file(self, key: str) -> tuple[int, int] | None:
+        """Returns (height, width), None if the header tells nothing, (0, 0) if gone."""
+        path = self.path(key)
+        try:
+            with Image.open(path, formats=("JPEG", *PILLOW_FORMATS)) as image:
+                return image.height, image.width
+        except (FileNotFoundError, NotADirectoryError):
+            self.problems.add("missing image file", str(path))
+            return 0, 0
+        except Exception:  # whatever a plugin raises; decoding will say what is wrong
+            return None
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a json file in UTF-8, with or without a byte order mark.
+
+    Raises:
+      InputError: it cannot be read, naming the place where it breaks.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: expected UTF-8, received byte 0x{error.object[error.start]:02x} "
+            f"at position {error.start}."
+        ) from error
+    except json.JSONDecodeError as error:
+        end = " (the file ends there: cut short?)" * (error.pos >= len(error.doc))
+        raise InputError(
+            f"{path}: broken json at line {error.lineno}, column {error.colno}, "
+            f"character {error.pos}{end}: {error.msg}."
+        ) from error
+
+
+def records(content: Any, field: str, path: Path) -> list[Any]:
+    """Returns the list `field` of a json object.
+
+    Raises:
+      InputError: `content` is no object, or has no such list.
+    """
+    found = content.get(field) if isinstance(content, dict) else None
+    if isinstance(found, list):
+        return found
+    fields = ", ".join(content) if isinstance(content, dict) else "no object at all"
+    raise InputError(
+        f"{path}: expected an object with a list {field!r}; it has {fields}."
+    )
+
+
+def is_integer(value: Any) -> bool:
+    """Returns whether a json value is an integer; json's true is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def coco_id(file_name: str) -> int | None:
+    """Returns COCO's number of a photo by the name of its file, None if it has none."""
+    match = _COCO_NAME.match(Path(file_name).stem)
+    return int(match[1]) if match else None
+
+
+def resolve(
+    config: Mapping[str, Any],
+    field: str,
+    split: str,
+    root: Path | None,
+    default: str = "",
+) -> Path:
+    """Returns the path that a field of a corpus' config means.
+
+    Args:
+      config: one element of `config.data.corpora`.
+      field: its field: a path, or a path for each split: {"train": ..., ...}.
+      split: "train" or "evaluate".
+      root: what relative paths start from.
+      default: the path if the field is missing.
+
+    Raises:
+      InputError: nothing is given for the split, or nothing is there.
+    """
+    value = config.get(field) or default
+    if isinstance(value, Mapping):
+        if split not in value:
+            raise InputError(
+                f"config.data.corpora: {config.get('name')!r} has no {field!r} for the "
+                f"split {split!r}; it has {', '.join(value)}."
+            )
+        value = value[split]
+    path = Path(value).expanduser()
+    if not path.is_absolute():
+        if root is None:
+            raise InputError(
+                f"Corpus {config.get('name')!r}: {field} = {value!r} is relative, but "
+                "no data folder is given: set --config.data.root=FOLDER or the "
+                "environment variable PIXEL_BERT_DATA."
+            )
+        path = Path(root).expanduser() / path
+    if not path.exists():
+        raise InputError(
+            f"Corpus {config.get('name')!r}: no {path} ({field} = {value!r} under the "
+            f"data folder {root}). Set --config.data.root or PIXEL_BERT_DATA to the "
+            "folder that holds it."
+        )
+    return path
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be stored: json lets lone surrogates through."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
