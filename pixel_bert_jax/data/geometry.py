@@ -114,9 +114,8 @@ def choose_canvas(targets: np.ndarray, canvases: Sequence[Size]) -> np.ndarray:
     table = np.asarray(canvases, np.int64)
     by_area = np.argsort(table.prod(axis=1), kind="stable")
     chosen = np.full(len(needed), -1, np.int32)
-    for index in by_area[
-        ::-1
-    ]:  # large to small: the smallest that fits is written last
+    # From large to small, so that the smallest that fits is written last.
+    for index in by_area[::-1]:
         chosen[(needed <= table[index]).all(axis=1)] = index
     if (chosen < 0).any():
         height, width = needed[np.argmin(chosen)].tolist()
