@@ -183,7 +183,7 @@ class Index:
         local = np.asarray(self.text_image(c)) - first
         described = np.zeros(last - first, bool)
         described[local] = True
-        unit_of_image = np.cumsum(described) - 1
+        unit_of_image = np.cumsum(described, dtype=np.int32) - 1
         images = first + np.flatnonzero(described)
         return plan.Corpus(
             name=self.corpora[c],

@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 
 from pixel_bert_jax.data.sources import base
-from pixel_bert_jax.data.sources.scenes_oracle import oracle_match, oracle_words
+from pixel_bert_jax.data.sources.scenes_oracle import (
+    SceneOracle,
+    oracle_match,
+    oracle_words,
+)
 from pixel_bert_jax.data.sources.scenes_render import render
 from pixel_bert_jax.data.sources.scenes_text import draw_captions
 from pixel_bert_jax.data.sources.scenes_words import WORD_CLASSES, WORDS
@@ -102,6 +106,10 @@ class ScenesSource:
         generator = self._generator(number, _CAPTIONS)
         drawn = draw_captions(scene, self.captions_per_scene, generator)
         return [" ".join(words) for words in drawn]
+
+    def oracle(self, number: int) -> SceneOracle:
+        """Returns what can be known of a scene's captions: the ceiling of figures."""
+        return SceneOracle(self.scene(number))
 
     def images(self) -> Iterator[base.ImageRecord]:
         """Yields every scene's record, in the order of their numbers."""

@@ -112,3 +112,19 @@ def oracle_match(
     grammar = scene if isinstance(scene, Grammar) else Grammar(scene)
     reader = _Reader(words, hidden)
     return any(reader.forward(slots) for _, slots in grammar.derivations())
+
+
+class SceneOracle:
+    """Both questions about one scene, its grammar built once."""
+
+    def __init__(self, scene: Scene):
+        """Reads the scene graph."""
+        self._grammar = Grammar(scene)
+
+    def words(self, words: Sequence[str], hidden: Sequence[int]) -> list[str]:
+        """Returns `oracle_words` of the scene."""
+        return oracle_words(self._grammar, words, hidden)
+
+    def match(self, words: Sequence[str]) -> bool:
+        """Returns `oracle_match` of the scene."""
+        return oracle_match(self._grammar, words)

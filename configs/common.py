@@ -1,0 +1,95 @@
+"""Fields that every config has, with the defaults of the paper or of its authors.
+
+Sources are named beside each choice in docs/differences.md.
+"""
+
+import ml_collections
+
+
+def base():
+    """Returns the fields shared by all presets; a preset fills in sizes and data."""
+    config = ml_collections.ConfigDict()
+    config.preset = ""
+    config.seed = 0
+    config.total = "40 epochs"
+    config.groups = 832  # G, images a step
+    config.texts_per_group = 5  # K, captions that share one CNN pass
+    config.mesh = dict(data=-1, fsdp=1, model=1)
+    config.sharding = ((r".*", "fsdp"),)
+    config.compile_cache = "~/.cache/pixel_bert_jax/xla"
+
+    config.task = dict(name="pretrain")
+    config.objectives = dict(
+        mlm=dict(weight=1.0, on_swapped=True),
+        itm=dict(weight=1.0),
+    )
+    # slots = 0: ceil(probability x max_text_length) + 4 predictions a text.
+    config.masking = dict(probability=0.15, whole_words=False, slots=0)
+
+    config.model = dict(
+        backbone=dict(depths=(1, 1, 1), widths=(32, 64, 96), strides=(1, 2, 2)),
+        norm="batch",  # or "frozen": running statistics are constants
+        norm_momentum=0.9,
+        features=768,
+        layers=12,
+        heads=12,
+        hidden=3072,
+        dropout=0.1,
+        max_positions=512,
+        sample_pixels=100,
+        dtype="float32",
+    )
+
+    config.data = dict(
+        root="",  # or the environment variable PIXEL_BERT_DATA
+        index_dir="~/.cache/pixel_bert_jax/index",
+        corpora=(),
+        tokenizer="",
+        max_text_length=32,
+        short_side=800,
+        long_side=1333,
+        canvases=("1088x800", "1216x800", "1344x800", "800x1088", "800x1344"),
+        source_canvases=(640, 1344),
+        on_bad_image="error",
+        bad_image_budget=0.001,
+        workers=2,
+        prefetch=2,
+    )
+
+    config.optim = dict(
+        groups=dict(
+            cnn=dict(kind="sgd", learning_rate=1e-2, weight_decay=5e-4, momentum=0.9),
+            transformer=dict(
+                kind="adamw",
+                learning_rate=1e-4,
+                weight_decay=1e-2,
+                beta1=0.9,
+                beta2=0.999,
+                epsilon=1e-6,
+            ),
+        ),
+        rules=((r"backbone/.*", "cnn"), (r".*", "transformer")),
+        clip_norm=10.0,
+        warmup="1000 steps",
+        warmup_factor=1 / 3,
+        decays=("25 epochs", "35 epochs"),
+        decay_factor=0.1,
+        accumulate=1,
+        non_finite_budget=10,  # updates in a row
+    )
+
+    config.checkpoint = dict(every="500 steps", keep=2, best_metric="", best_mode="max")
+    config.eval = dict(every="1 epochs", seed=0, groups=32, oracle=False)
+    config.log = dict(every=50)
+    config.init = dict(model="", text="", cnn="", allow_scratch=True)
+    return config.lock()
+
+
+def parse(argument, presets):
+    """Returns the config of `preset,key=value,...`, locked.
+
+    Raises:
+      ValueError: unknown preset or key, with the nearest valid name.
+    """
+    name, *overrides = argument.split(",")
+    return presets[name]()

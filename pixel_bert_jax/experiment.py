@@ -1,0 +1,281 @@
+"""From a config to the objects of a run: data, plans, mesh, task, optimizer.
+
+Training, evaluation and the dry run build the same things in the same order; each is
+built when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from pixel_bert_jax import durations, optim, sharding, train_state, train_step
+from pixel_bert_jax.checkpointing import FORMAT
+from pixel_bert_jax.data import geometry
+from pixel_bert_jax.data.index import Index, build_or_open
+from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
+from pixel_bert_jax.data.sources import SOURCES
+from pixel_bert_jax.data.text import WordPiece, load_tokenizer
+from pixel_bert_jax.ops import image
+from pixel_bert_jax.ops.masking import Vocabulary
+from pixel_bert_jax.optim import Optimizer
+from pixel_bert_jax.tasks import TASKS
+from pixel_bert_jax.tasks.base import Task, TextSpec
+from pixel_bert_jax.train_state import TrainState
+from pixel_bert_jax.types import InputError, nearest
+
+DATA_VARIABLE = "PIXEL_BERT_DATA"
+
+
+class Experiment:
+    """Everything that a config decides, built on demand.
+
+    Attributes:
+      config: plain nested dict.
+      tokenizer: of `data.tokenizer`, or the checkpoint's own.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        rebuild_index: bool = False,
+        tokenizer: WordPiece | None = None,
+    ):
+        """Checks what can be checked at once.
+
+        Args:
+          config: of `configs/`, as a plain dict.
+          rebuild_index: build the indexes again.
+          tokenizer: instead of the config's (that of a checkpoint).
+
+        Raises:
+          InputError: a name in the config does not exist.
+        """
+        self.config = config
+        self._rebuild = rebuild_index
+        name = config["task"]["name"]
+        if name not in TASKS:
+            raise InputError(
+                f"task.name is {name!r}{nearest(name, TASKS)}; valid: "
+                f"{', '.join(TASKS)}"
+            )
+        self.mesh: Mesh = sharding.make_mesh(config["mesh"])
+        sharding.check_groups(
+            config["groups"], config["optim"]["accumulate"], self.mesh
+        )
+        if tokenizer is None:
+            tokenizer = load_tokenizer(config["data"]["tokenizer"])
+        self.tokenizer = tokenizer
+
+    @functools.cached_property
+    def root(self) -> Path | None:
+        """Folder of the data: `data.root`, else the environment variable."""
+        given = self.config["data"]["root"] or os.environ.get(DATA_VARIABLE, "")
+        return Path(given).expanduser().resolve() if given else None
+
+    @functools.cached_property
+    def train_index(self) -> Index:
+        """Index of the training split."""
+        return self._index("train")
+
+    @functools.cached_property
+    def evaluation_index(self) -> Index:
+        """Index of the held-out split."""
+        return self._index("evaluate")
+
+    def _index(self, split: str) -> Index:
+        data = self.config["data"]
+        if not data["corpora"]:
+            raise InputError("data.corpora is empty: at least one corpus is needed")
+        sources = []
+        for corpus in data["corpora"]:
+            fields = dict(corpus)
+            kind = fields.get("source", "")
+            if kind not in SOURCES:
+                raise InputError(
+                    f"data.corpora: source {kind!r}{nearest(kind, SOURCES)}; valid: "
+                    f"{', '.join(SOURCES)}"
+                )
+            sources.append(SOURCES[kind](fields, split, self.root))
+        identity = json.dumps(
+            [
+                [dict(c) for c in data["corpora"]],
+                split,
+                str(self.root),
+                [str(f) for s in sources for f in s.files()],
+                self.tokenizer.fingerprint,
+                data["max_text_length"],
+            ],
+            sort_keys=True,
+        )
+        name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        folder = Path(data["index_dir"]).expanduser() / f"{split}-{name}"
+        return build_or_open(
+            sources,
+            self.tokenizer,
+            data["max_text_length"],
+            folder,
+            rebuild=self._rebuild,
+        )
+
+    def _plan_fields(self, index: Index) -> dict[str, Any]:
+        data = self.config["data"]
+        weights = [float(c.get("weight", 1.0)) for c in data["corpora"]]
+        return dict(
+            corpora=[index.plan_corpus(c, w) for c, w in enumerate(weights)],
+            sizes=index.sizes,
+            texts_per_group=self.config["texts_per_group"],
+            short=data["short_side"],
+            long=data["long_side"],
+            canvases=[geometry.parse_canvas(c) for c in data["canvases"]],
+            source_canvases=list(data["source_canvases"]),
+        )
+
+    @functools.cached_property
+    def train_plan(self) -> TrainPlan:
+        """Which examples form which training batch."""
+        return TrainPlan(
+            **self._plan_fields(self.train_index),
+            seed=self.config["seed"],
+            groups=self.config["groups"],
+        )
+
+    @functools.cached_property
+    def evaluation_plan(self) -> EvaluationPlan:
+        """The held-out examples, each once."""
+        evaluation = self.config["eval"]
+        shards = sharding.data_shards(self.mesh)
+        if evaluation["groups"] % shards:
+            raise InputError(
+                f"eval.groups = {evaluation['groups']} does not divide by the data "
+                f"shards of the mesh ({shards})"
+            )
+        return EvaluationPlan(
+            **self._plan_fields(self.evaluation_index),
+            seed=evaluation["seed"],
+            groups=evaluation["groups"],
+        )
+
+    @functools.cached_property
+    def total_steps(self) -> int:
+        """Length of the run in steps."""
+        return self.steps(self.config["total"])
+
+    def steps(self, duration: str | int) -> int:
+        """Returns a duration of the config in steps; percentages are of the run."""
+        epoch = self.train_plan.steps_per_epoch
+        if duration is self.config["total"]:
+            return durations.steps(duration, steps_per_epoch=epoch)
+        return durations.steps(
+            duration, steps_per_epoch=epoch, total=self.total_steps
+        )
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The task, without parameters."""
+        tokenizer = self.tokenizer
+        vocabulary = Vocabulary(
+            special_ids=tuple(int(i) for i in tokenizer.special_ids),
+            mask_id=tokenizer.mask_id,
+            replacement_ids=tokenizer.replacement_ids,
+            is_continuation=tokenizer.is_continuation,
+        )
+        length = self.config["data"]["max_text_length"]
+        text = TextSpec(tokenizer.vocab_size, length, vocabulary)
+        return TASKS[self.config["task"]["name"]](self.config, text)
+
+    @functools.cached_property
+    def optimizer(self) -> Optimizer:
+        """The optimizer over the task's parameters."""
+        shapes = jax.eval_shape(self.task.init, jax.random.key(0))
+        return optim.build(
+            self.config["optim"],
+            shapes["params"],
+            steps_per_epoch=self.train_plan.steps_per_epoch,
+            total=self.total_steps,
+        )
+
+    @functools.cached_property
+    def target(self) -> TrainState:
+        """Shapes and shardings of the train state."""
+        return train_state.abstract(
+            self.task,
+            self.optimizer,
+            self.config["seed"],
+            self.mesh,
+            self.config["sharding"],
+        )
+
+    def create_state(self) -> TrainState:
+        """Makes the state before the first step, from scratch."""
+        return train_state.create(
+            self.task, self.optimizer, self.config["seed"], self.target
+        )
+
+    @functools.cached_property
+    def train_step(self) -> Any:
+        """The jitted training step; its first argument is donated."""
+        step = train_step.build(self.task, self.optimizer, self.mesh, self.config)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.target)
+        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+    @functools.cached_property
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint stores beside the state."""
+        return {
+            "format": FORMAT,
+            "config": self.config,
+            "plan": self.train_plan.fingerprint,
+            "index": self.train_index.fingerprint,
+            "tokenizer": {
+                "fingerprint": self.tokenizer.fingerprint,
+                "lower_case": self.tokenizer.lower_case,
+                "vocabulary": list(self.tokenizer.vocabulary),
+            },
+        }
+
+
+@functools.partial(jax.jit, static_argnames="canvas")
+def prepare_images(
+    batch: dict[str, jax.Array], canvas: tuple[int, int]
+) -> dict[str, jax.Array]:
+    """Resizes and normalises a batch's photos on the device, as a program of its own.
+
+    Args:
+      batch: with `image`, `source_size`, `image_size` and perhaps the `other_` ones,
+        any leading axes.
+      canvas: (height, width), static.
+
+    Returns:
+      The batch with float32 images on the canvas and without the source sizes.
+    """
+    out = dict(batch)
+    for prefix in ("", "other_"):
+        if prefix + "image" in out:
+            source = out.pop(prefix + "source_size")
+            out[prefix + "image"] = image.prepare(
+                out[prefix + "image"], source, out[prefix + "image_size"], canvas
+            )
+    return out
+
+
+def split_batch(batch: dict[str, Any], accumulate: int) -> dict[str, Any]:
+    """Reshapes host arrays [G, ...] to [A, G / A, ...]: A micro-batches."""
+    return {
+        name: x.reshape(accumulate, -1, *x.shape[1:]) for name, x in batch.items()
+    }
+
+
+def count_parameters(params: Any) -> int:
+    """Returns the number of parameters of a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,125 @@
+"""Command line: train, evaluate or plan a run.
+
+    python -m pixel_bert_jax.main --config=configs/pretrain.py:tiny
+
+Exit codes: 0 done or already finished, 1 run-time error, 2 bad input found before
+compiling, 3 too many non-finite updates, 4 too many bad images, 143 preempted and saved.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from pixel_bert_jax import types
+
+MODES = ("train", "evaluate")
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "File:preset,key=value,... under configs/.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder of the run; default runs/<config>_<preset>."
+)
+MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print parameters, plan and memory of a step; train nothing."
+)
+FIGURE = flags.DEFINE_string(
+    "figure", "", "With --mode=evaluate: draw held-out examples into this PNG file."
+)
+REBUILD_INDEX = flags.DEFINE_bool(
+    "rebuild_index", False, "Build the index of the data again."
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs one mode and returns the exit code."""
+    if argv[1:]:
+        return fail(f"unexpected arguments: {' '.join(argv[1:])}")
+    if CONFIG.value is None:
+        return fail(
+            "--config is missing; for example --config=configs/pretrain.py:tiny"
+        )
+    config = CONFIG.value.to_dict()
+    workdir = Path(WORKDIR.value or default_workdir(config)).expanduser().resolve()
+    # Imported here, so that a wrong flag is answered at once.
+    import jax
+
+    from pixel_bert_jax import train
+
+    if config["compile_cache"]:
+        cache = str(Path(config["compile_cache"]).expanduser())
+        jax.config.update("jax_compilation_cache_dir", cache)
+    try:
+        if DRY_RUN.value:
+            from pixel_bert_jax import dry_run
+
+            dry_run.run(config)
+        elif MODE.value == "evaluate":
+            evaluate(config, workdir)
+        else:
+            print(f"workdir {workdir}", file=sys.stderr)
+            train.train_and_evaluate(
+                config, workdir, rebuild_index=REBUILD_INDEX.value
+            )
+    except types.InputError as error:
+        return fail(str(error))
+    except types.NonFiniteError as error:
+        return fail(str(error), types.EXIT_NON_FINITE)
+    except types.BadImageBudgetError as error:
+        return fail(str(error), types.EXIT_BAD_IMAGES)
+    except train.Preempted as notice:
+        print(notice, file=sys.stderr)
+        return types.EXIT_PREEMPTED
+    return types.EXIT_DONE
+
+
+def evaluate(config: dict, workdir: Path) -> None:
+    """Prints the held-out figures of a workdir's checkpoint; draws if asked to."""
+    from pixel_bert_jax import evaluate as evaluation
+    from pixel_bert_jax.checkpointing import digest
+
+    experiment, state = evaluation.from_workdir(
+        config, workdir, rebuild_index=REBUILD_INDEX.value
+    )
+    predict = evaluation.predictor(experiment)
+    figures = evaluation.run(experiment, state.variables, predict, oracle=True)
+    print(f"step {int(state.step)} of {workdir}, SHA-256 {digest(state)}")
+    print(evaluation.table(figures))
+    if FIGURE.value:
+        from pixel_bert_jax.viz import scenes_figure
+
+        scenes_figure.draw(
+            experiment, state.variables, predict, Path(FIGURE.value).expanduser()
+        )
+        print(f"figure {FIGURE.value}")
+
+
+def default_workdir(config: dict) -> str:
+    """Returns runs/<config>_<preset>."""
+    name = Path(CONFIG.config_filename.partition(":")[0]).stem
+    return os.path.join("runs", "_".join(x for x in (name, config["preset"]) if x))
+
+
+def fail(message: str, code: int = types.EXIT_BAD_INPUT) -> int:
+    """Prints a message for the user and returns the exit code."""
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; anything wrong in it ends with exit code 2."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, ValueError, KeyError, AttributeError, OSError) as error:
+        text = error.args[0] if error.args else str(error)
+        sys.exit(fail(str(text)))
+
+
+if __name__ == "__main__":
+    app.run(lambda argv: sys.exit(main(argv)), flags_parser=parse_flags)

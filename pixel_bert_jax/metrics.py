@@ -1,0 +1,155 @@
+"""Metrics as sums, and where they are written: JSON lines, TensorBoard, the console."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+from pixel_bert_jax.types import Sums
+
+
+def means(sums: Sums) -> dict[str, float]:
+    """Returns total / count of every metric; NaN where nothing was counted."""
+    return {
+        name: float(total) / float(count) if float(count) else math.nan
+        for name, (total, count) in sums.items()
+    }
+
+
+class Writer:
+    """Writes a run's figures.
+
+    `metrics.jsonl` in the workdir gets one object a line; TensorBoard files lie beside
+    it. The console gets a line, or on a terminal a progress bar.
+    """
+
+    def __init__(self, workdir: Path, *, total_steps: int, first_step: int):
+        """Opens the files for appending."""
+        # clu imports TensorFlow: only a run that writes summaries pays for it.
+        from clu import metric_writers
+
+        self._summaries = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+        self._lines = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
+        self._total = total_steps
+        self._clock = Clock(first_step, total_steps)
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(
+                total=total_steps, initial=first_step, unit="step", file=sys.stderr
+            )
+
+    def train(
+        self,
+        step: int,
+        figures: Mapping[str, float],
+        *,
+        examples: str,
+        pairs: float,
+        waited: float,
+    ) -> None:
+        """Writes the figures of one training step.
+
+        Args:
+          step: batches consumed.
+          figures: of `means`.
+          examples: a digest of the ids of the step's examples.
+          pairs: text slots a step.
+          waited: seconds spent waiting for data since the start.
+        """
+        self._lines.write(
+            json.dumps({"step": step, "examples": examples} | dict(figures)) + "\n"
+        )
+        speed = self._clock.tick(step, waited)
+        scalars = {f"train/{name}": value for name, value in figures.items()}
+        scalars["speed/steps_per_second"] = speed.rate
+        scalars["speed/data_wait_share"] = speed.wait_share
+        self._summaries.write_scalars(step, scalars)
+        shown = " ".join(
+            f"{name} {figures[name]:.3f}"
+            for name in figures
+            if name == "loss" or name.endswith(("/loss", "/accuracy"))
+        )
+        self.say(
+            f"step {step}/{self._total} | {shown} | {speed.rate * pairs:.1f} pairs/s | "
+            f"data wait {speed.wait_share:.1%} | ETA {clock_time(speed.remaining)}",
+            step=step,
+        )
+
+    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes the figures of one evaluation."""
+        self._lines.write(
+            json.dumps({"step": step, "evaluation": dict(figures)}) + "\n"
+        )
+        self._summaries.write_scalars(
+            step, {f"evaluation/{name}": value for name, value in figures.items()}
+        )
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        self.say(f"evaluation at step {step}: {shown}")
+
+    def say(self, text: str, *, step: int | None = None) -> None:
+        """Prints a line, above the progress bar if there is one."""
+        if self._bar is None:
+            print(text, file=sys.stderr, flush=True)
+        elif step is None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            self._bar.n = step
+            self._bar.set_postfix_str(text.split(" | ", 1)[1], refresh=True)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._bar is not None:
+            self._bar.close()
+        self._summaries.flush()
+        self._summaries.close()
+        self._lines.close()
+
+
+class Speed:
+    """Rate and remaining time at one moment."""
+
+    def __init__(self, rate: float, wait_share: float, remaining: float):
+        """Keeps steps a second, the share of waiting for data, and seconds left."""
+        self.rate, self.wait_share, self.remaining = rate, wait_share, remaining
+
+
+class Clock:
+    """Measures speed between ticks; the first one only starts the clock."""
+
+    def __init__(self, first_step: int, total_steps: int):
+        """Starts at `first_step` of `total_steps`."""
+        self._last = (first_step, time.monotonic(), 0.0)
+        self._total = total_steps
+
+    def tick(self, step: int, waited: float) -> Speed:
+        """Returns the speed since the last tick."""
+        last_step, last_time, last_waited = self._last
+        now = time.monotonic()
+        seconds = max(now - last_time, 1e-9)
+        self._last = (step, now, waited)
+        rate = (step - last_step) / seconds
+        remaining = (self._total - step) / rate if rate > 0 else math.inf
+        return Speed(rate, (waited - last_waited) / seconds, remaining)
+
+
+def clock_time(seconds: float) -> str:
+    """Formats seconds as 1h02m03s; "?" if they are not finite."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m{rest:02d}s" if hours else f"{minutes}m{rest:02d}s"
+
+
+def as_json(value: Any) -> Any:
+    """Returns a value that JSON can hold: NaN and infinities become None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

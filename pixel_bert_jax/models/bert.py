@@ -1,0 +1,119 @@
+"""BERT's embeddings and encoder (Devlin et al., arXiv 1810.04805).
+
+Post-layer-norm, exact GELU, epsilon 1e-12. Pixel-BERT leaves out the segment vector of
+text, which folds into the position embedding (section 3.1). Parameter names follow
+what published checkpoints convert to.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+EPSILON = 1e-12
+INIT = nn.initializers.truncated_normal(0.02)
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+    """Layer norm with BERT's epsilon and float32 statistics."""
+    return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False, name=name)
+
+
+class TextEmbedding(nn.Module):
+    """LayerNorm(word + position), then dropout.
+
+    Attributes:
+      vocab_size: V.
+      max_length: number of position embeddings.
+      features: D.
+      dropout: rate.
+    """
+
+    vocab_size: int
+    max_length: int
+    features: int
+    dropout: float
+
+    def setup(self) -> None:
+        """Declares the tables; `word` is shared with the MLM head."""
+        self.word = self.param("word", INIT, (self.vocab_size, self.features))
+        self.position = self.param("position", INIT, (self.max_length, self.features))
+        self.norm = layer_norm("norm")
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, ids: Array, *, train: bool) -> Array:
+        """Maps ids [..., L] to [..., L, D]."""
+        x = self.word[ids] + self.position[: ids.shape[-1]]
+        return self.drop(self.norm(x), deterministic=not train)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward network, each with a residual and layer norm.
+
+    Attributes:
+      features: D.
+      heads: N.
+      hidden: width of the feed-forward network.
+      dropout: rate after both sub-layers (attention has none).
+      dtype: of the products.
+    """
+
+    features: int
+    heads: int
+    hidden: int
+    dropout: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
+        """Maps x [B, T, D] with mask [B, T] (True = real) to [B, T, D]."""
+        head = self.features // self.heads
+
+        def project(name: str) -> Array:
+            return nn.DenseGeneral(
+                (self.heads, head), dtype=self.dtype, kernel_init=INIT, name=name
+            )(x)
+
+        def dense(features: int, name: str) -> nn.Dense:
+            return nn.Dense(features, dtype=self.dtype, kernel_init=INIT, name=name)
+
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        attended = jax.nn.dot_product_attention(
+            project("query"), project("key"), project("value"), mask=mask[:, None, None]
+        )
+        attended = attended.reshape(*x.shape[:-1], self.features)
+        x = layer_norm("attention_norm")(
+            x + drop(dense(self.features, "attention_out")(attended))
+        )
+        inner = nn.gelu(dense(self.hidden, "hidden")(x), approximate=False)
+        return layer_norm("output_norm")(x + drop(dense(self.features, "out")(inner)))
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers.
+
+    Attributes: as EncoderLayer, and `layers`, their number.
+    """
+
+    layers: int
+    features: int
+    heads: int
+    hidden: int
+    dropout: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
+        """Maps x [B, T, D] with mask [B, T] to [B, T, D]."""
+        for number in range(self.layers):
+            x = EncoderLayer(
+                self.features,
+                self.heads,
+                self.hidden,
+                self.dropout,
+                self.dtype,
+                name=f"layer{number}",
+            )(x, mask, train=train)
+        return x

@@ -1,0 +1,50 @@
+"""Small networks on top of the encoder, one for each objective."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from pixel_bert_jax.models.bert import INIT, layer_norm
+
+
+class MaskedWordHead(nn.Module):
+    """BERT's MLM head: dense, GELU, layer norm, decoder tied to the word embedding.
+
+    Attributes:
+      features: D.
+      vocab_size: V.
+      dtype: of the products.
+    """
+
+    features: int
+    vocab_size: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, word_embedding: Array) -> Array:
+        """Maps x [..., D] and the word embedding [V, D] to logits [..., V] float32."""
+        x = nn.Dense(
+            self.features, dtype=self.dtype, kernel_init=INIT, name="transform"
+        )(x)
+        x = layer_norm("norm")(nn.gelu(x, approximate=False))
+        bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+        logits = jnp.einsum(
+            "...d,vd->...v",
+            x.astype(self.dtype),
+            word_embedding.astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        return logits + bias
+
+
+class MatchHead(nn.Module):
+    """Linear classifier of the [CLS] output: class 1 means that the pair matches."""
+
+    @nn.compact
+    def __call__(self, pooled: Array) -> Array:
+        """Maps pooled [B, D] to logits [B, 2] float32."""
+        return nn.Dense(2, kernel_init=INIT, name="classifier")(
+            pooled.astype(jnp.float32)
+        )

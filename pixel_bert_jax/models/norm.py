@@ -1,0 +1,97 @@
+"""Batch normalisation over the real cells of a batch.
+
+`frozen` uses the running statistics as constants. `batch` uses the statistics of the
+micro-batch over all devices, counted over valid cells of real images only; it reports
+(count, sum, sum of squares) in the collection "moments", from which the step updates
+the running statistics once, after all micro-batches (`update_running`).
+Ioffe and Szegedy, arXiv 1502.03167; running variance unbiased as in torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+EPSILON = 1e-5  # torch's BatchNorm2d
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch norm whose statistics ignore padding.
+
+    Attributes:
+      live: train on the batch's statistics (`model.norm` = "batch").
+    """
+
+    live: bool
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
+        """Normalises each channel.
+
+        Args:
+          x: [N, h, w, C].
+          mask: [N, h, w] bool, the cells that hold image.
+          train: whether statistics of the batch may be used.
+
+        Returns:
+          [N, h, w, C] in x's dtype; padding is not zeroed.
+        """
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        mean, var = running_mean.value, running_var.value
+        if self.live and train:
+            real = mask[..., None].astype(jnp.float32)
+            values = x.astype(jnp.float32) * real
+            count = jnp.sum(real)
+            total = jnp.sum(values, axis=(0, 1, 2))
+            squares = jnp.sum(values * values, axis=(0, 1, 2))
+            if self.is_mutable_collection("moments"):
+                moments = {"count": count, "total": total, "squares": squares}
+                self.variable("moments", "sums", lambda: moments).value = moments
+            batch_mean = total / jnp.maximum(count, 1.0)
+            batch_var = squares / jnp.maximum(count, 1.0) - batch_mean**2
+            mean = jnp.where(count > 0, batch_mean, mean)
+            var = jnp.where(count > 0, jnp.maximum(batch_var, 0.0), var)
+        factor = scale * jax.lax.rsqrt(var + EPSILON)
+        return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
+
+
+def update_running(
+    batch_stats: dict[str, Any], moments: dict[str, Any], momentum: float
+) -> dict[str, Any]:
+    """Returns the running statistics after one step.
+
+    running = momentum * running + (1 - momentum) * batch, with the unbiased variance.
+
+    Args:
+      batch_stats: nested {"mean", "var"} of every norm layer.
+      moments: the same nesting with {"sums": {"count", "total", "squares"}}, added over
+        the step's micro-batches; layers that are absent (frozen) keep their values.
+      momentum: weight of the old value.
+    """
+    if "mean" in batch_stats and "var" in batch_stats:
+        if "sums" not in moments:
+            return batch_stats
+        count, total, squares = (
+            moments["sums"][name] for name in ("count", "total", "squares")
+        )
+        real = jnp.maximum(count, 1.0)
+        mean = total / real
+        var = jnp.maximum(squares / real - mean**2, 0.0)
+        var = var * real / jnp.maximum(real - 1.0, 1.0)
+        keep = jnp.where(count > 0, momentum, 1.0)
+        return {
+            "mean": keep * batch_stats["mean"] + (1.0 - keep) * mean,
+            "var": keep * batch_stats["var"] + (1.0 - keep) * var,
+        }
+    return {
+        name: update_running(child, moments.get(name, {}), momentum)
+        for name, child in batch_stats.items()
+    }

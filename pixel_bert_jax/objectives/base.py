@@ -1,0 +1,46 @@
+"""What an objective is: one file, one line in `objectives/__init__.py`, one test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+from jax import Array
+
+from pixel_bert_jax.models.pixel_bert import Encoded
+from pixel_bert_jax.objectives.views import View
+from pixel_bert_jax.types import Sums
+
+# Heads bound to their parameters, by name; "word_embedding" gives the shared table.
+Heads = Mapping[str, Callable[..., Array]]
+
+
+class Objective(Protocol):
+    """A loss on one view of the batch.
+
+    Attributes:
+      name: key of `config.objectives`, prefix of its metrics, name of its head.
+      view: which of VIEWS it reads.
+      weight: multiplier of its loss.
+    """
+
+    name: str
+    view: str
+    weight: float
+
+    def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
+        """Returns the module that lives under params["heads"][name]."""
+
+    def head_inputs(self, features: int, vocab_size: int) -> tuple[tuple[int, ...], ...]:
+        """Returns the shapes of the head's inputs, for its initialisation."""
+
+    def count(self, view: View) -> Array:
+        """Returns the scalar that the summed loss is divided by.
+
+        It follows from the view alone, so that it is known for the whole global batch
+        before that is split into micro-batches.
+        """
+
+    def loss(self, heads: Heads, encoded: Encoded, view: View) -> tuple[Array, Sums]:
+        """Returns the summed loss (float32 scalar) and metrics as sums."""

@@ -1,0 +1,81 @@
+"""Masked language modelling: predict the masked words from the others and the pixels.
+
+L = -E log P(w_m | w_without_m, I), arXiv 2004.00849, section 3.5. Only the masked
+positions are projected onto the vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from pixel_bert_jax.models.heads import MaskedWordHead
+from pixel_bert_jax.models.pixel_bert import Encoded
+from pixel_bert_jax.objectives.base import Heads
+from pixel_bert_jax.objectives.views import View
+from pixel_bert_jax.ops.losses import cross_entropy, weighted_sum
+from pixel_bert_jax.types import Sums
+
+
+def masked_word_logits(heads: Heads, text: Array, positions: Array) -> Array:
+    """Projects the encoder's outputs at some positions onto the vocabulary.
+
+    Args:
+      heads: with "mlm" and "word_embedding".
+      text: [B, L, D].
+      positions: [B, m] int32.
+
+    Returns:
+      [B, m, V] float32.
+    """
+    picked = jnp.take_along_axis(text, positions[..., None], axis=1)
+    return heads["mlm"](picked, heads["word_embedding"]())
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLanguageModelling:
+    """MLM on the view of ITM, so that one forward pass serves both.
+
+    Attributes:
+      weight: multiplier of the loss.
+      on_swapped: whether tokens of mismatched pairs count too.
+    """
+
+    weight: float
+    on_swapped: bool
+    name: str = "mlm"
+    view: str = "swapped_masked"
+
+    def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
+        """Returns BERT's MLM head."""
+        return MaskedWordHead(model["features"], vocab_size, jnp.dtype(model["dtype"]))
+
+    def head_inputs(self, features: int, vocab_size: int) -> tuple[tuple[int, ...], ...]:
+        """Returns the shapes of masked outputs and of the word embedding."""
+        return (1, features), (vocab_size, features)
+
+    def _weights(self, view: View) -> Array:
+        weights = view.masked.weights
+        return weights if self.on_swapped else weights & view.match[..., None]
+
+    def count(self, view: View) -> Array:
+        """Returns the number of predicted tokens."""
+        return jnp.sum(self._weights(view).astype(jnp.float32))
+
+    def loss(self, heads: Heads, encoded: Encoded, view: View) -> tuple[Array, Sums]:
+        """Sums -log P over the predicted tokens; reports accuracy on matched pairs."""
+        slots = view.masked.positions.shape[-1]
+        labels = view.masked.labels.reshape(-1, slots)
+        weights = self._weights(view).reshape(-1, slots)
+        logits = masked_word_logits(
+            heads, encoded.text, view.masked.positions.reshape(-1, slots)
+        )
+        loss, count = weighted_sum(cross_entropy(logits, labels), weights)
+        matched = weights & view.match.reshape(-1, 1)
+        hits = weighted_sum(jnp.argmax(logits, axis=-1) == labels, matched)
+        return loss, {"mlm/loss": (loss, count), "mlm/accuracy": hits}

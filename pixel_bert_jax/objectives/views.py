@@ -1,0 +1,128 @@
+"""Views: named, pure corruptions of a batch, made once for the whole global batch.
+
+Objectives name the view they read. The CNN runs once for each image of a step and the
+fusion transformer once for each distinct view, so two objectives that share a view
+share its forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from pixel_bert_jax.ops import keys as example_keys
+from pixel_bert_jax.ops.masking import MaskedText, Vocabulary, mask_tokens
+from pixel_bert_jax.ops.swap import partners
+from pixel_bert_jax.types import Batch
+
+SWAP_PROBABILITY = 0.5  # equal numbers of matched and mismatched pairs (section 3.5)
+
+
+class ViewSettings(NamedTuple):
+    """What the views need beside the batch."""
+
+    vocabulary: Vocabulary
+    mask_probability: float
+    mask_slots: int
+    whole_words: bool
+
+
+@struct.dataclass
+class View:
+    """A corrupted batch; G groups, K texts, L tokens, m prediction slots."""
+
+    text_ids: Array  # [G, K, L] int32
+    text_mask: Array  # [G, K, L] bool
+    match: Array  # [G, K] bool, True if the text belongs to the image
+    mask: Array  # [G, K] bool, False for empty slots
+    unpaired: Array  # [G, K] bool, selected for a swap that found no partner
+    masked: MaskedText | None  # leaves [G, K, m]
+
+
+def clean(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View:
+    """The batch as it is."""
+    del key, step, settings
+    mask = batch["example_mask"]
+    return View(
+        text_ids=batch["text_ids"],
+        text_mask=batch["text_mask"],
+        match=jnp.ones_like(mask),
+        mask=mask,
+        unpaired=jnp.zeros_like(mask),
+        masked=None,
+    )
+
+
+def with_masks(view: View, mask_key: Array, uid: Array, settings: ViewSettings) -> View:
+    """Masks tokens of a view's texts.
+
+    Args:
+      view: to be masked.
+      mask_key: key of `ops.keys.tagged`.
+      uid: [G, K, 2] of the receiving slots, whose draws these are.
+      settings: probability and slots.
+    """
+    lead = view.text_ids.shape[:2]
+    masked = mask_tokens(
+        example_keys.per_example(mask_key, uid).reshape(-1),
+        view.text_ids.reshape(-1, view.text_ids.shape[-1]),
+        view.text_mask.reshape(-1, view.text_mask.shape[-1]),
+        settings.vocabulary,
+        probability=settings.mask_probability,
+        slots=settings.mask_slots,
+        whole_words=settings.whole_words,
+    )
+    masked = jax.tree.map(lambda x: x.reshape(*lead, x.shape[-1]), masked)
+    masked = masked._replace(weights=masked.weights & view.mask[..., None])
+    return view.replace(text_ids=masked.ids, masked=masked)
+
+
+def masked(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View:
+    """Matched pairs with masked tokens."""
+    view = clean(batch, key, step, settings)
+    mask_key = example_keys.tagged(key, example_keys.MASK, step)
+    return with_masks(view, mask_key, batch["example_uid"], settings)
+
+
+def swapped_masked(
+    batch: Batch, key: Array, step: Array, settings: ViewSettings
+) -> View:
+    """Half the texts swapped for those of other pictures, then tokens masked."""
+    view = clean(batch, key, step, settings)
+    uid, real = batch["example_uid"], batch["example_mask"]
+    groups, texts = real.shape
+    swap_key = example_keys.tagged(key, example_keys.SWAP, step)
+
+    def flat(x: Array) -> Array:
+        return x.reshape(groups * texts, *x.shape[2:])
+
+    draws = jax.vmap(jax.random.uniform)(flat(example_keys.per_example(swap_key, uid)))
+    image_id = flat(jnp.broadcast_to(batch["image_id"][:, :1], (groups, texts)))
+    corpus = flat(jnp.broadcast_to(batch["corpus"][:, None], (groups, texts)))
+    bits = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(swap_key, i)))(
+        image_id.astype(jnp.uint32)
+    )
+    partner, found = partners(bits, image_id, corpus, flat(uid), flat(real))
+    selected = (draws < SWAP_PROBABILITY) & flat(real)
+    swapped = selected & found
+    source = jnp.where(swapped, partner, jnp.arange(groups * texts))
+    view = view.replace(
+        text_ids=flat(view.text_ids)[source].reshape(view.text_ids.shape),
+        text_mask=flat(view.text_mask)[source].reshape(view.text_mask.shape),
+        match=~swapped.reshape(groups, texts),
+        unpaired=(selected & ~found).reshape(groups, texts),
+    )
+    mask_key = example_keys.tagged(key, example_keys.MASK, step)
+    return with_masks(view, mask_key, uid, settings)
+
+
+VIEWS: dict[str, Callable[[Batch, Array, Array, ViewSettings], View]] = {
+    "clean": clean,
+    "masked": masked,
+    "swapped_masked": swapped_masked,
+}

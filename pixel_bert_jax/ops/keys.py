@@ -1,0 +1,54 @@
+"""Random keys that belong to an example, not to its place in a batch.
+
+A draw's key is fold(fold(fold(fold(base, step), TAG), hi), lo), where (hi, lo) is the
+example's uid. So a batch that is permuted, split or sharded otherwise draws the same
+numbers for the same example.
+"""
+
+from __future__ import annotations
+
+import jax
+from jax import Array
+
+SWAP = 1
+MASK = 2
+SAMPLE = 3
+DROPOUT = 4
+HOLE = 0xFFFFFFFF  # both halves of the uid of an empty slot
+
+
+def tagged(base: Array, tag: int, step: Array | int | None = None) -> Array:
+    """Returns the key of one kind of draw, at one step or (step None) at all steps."""
+    key = base if step is None else jax.random.fold_in(base, step)
+    return jax.random.fold_in(key, tag)
+
+
+def per_example(key: Array, uid: Array) -> Array:
+    """Returns one key for each example.
+
+    Args:
+      key: a key of `tagged`.
+      uid: [..., 2] uint32, the two halves (hi, lo) of each example's uid.
+
+    Returns:
+      keys of shape [...].
+    """
+
+    def one(halves: Array) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(key, halves[0]), halves[1])
+
+    keys = jax.vmap(one)(uid.reshape(-1, 2))
+    return keys.reshape(uid.shape[:-1])
+
+
+def per_image(key: Array, uid: Array, images: int) -> Array:
+    """Returns one key for each image of each group: [G, M].
+
+    Args:
+      key: a key of `tagged`.
+      uid: [G, K, 2] uint32; an image uses the uid of text slot 0, then folds m.
+      images: M.
+    """
+    first = per_example(key, uid[:, 0])
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    return fold(first, jax.numpy.arange(images))

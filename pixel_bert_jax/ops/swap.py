@@ -1,0 +1,65 @@
+"""Mismatched pairs for image-text matching, made inside the global batch.
+
+A selected text slot takes the text of its partner: a slot of the same corpus whose
+picture is another one. Partners are found by sorting, so they follow from the examples
+themselves and not from their places in the batch.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def partners(
+    bits: Array, image_id: Array, corpus: Array, uid: Array, real: Array
+) -> tuple[Array, Array]:
+    """Gives every text slot a slot of the same corpus with another picture.
+
+    Within a corpus the real slots are ordered by (bits, image_id, uid); with m the
+    largest number of slots of one picture, the partner of rank i is rank
+    (i + m) mod n, which shows another picture whenever n >= 2m.
+
+    Args:
+      bits: [N] uint32, random bits that are equal for slots of one picture.
+      image_id: [N] int32, the picture of each slot.
+      corpus: [N] int32.
+      uid: [N, 2] uint32.
+      real: [N] bool; other slots neither have nor are partners.
+
+    Returns:
+      partner: [N] int32, a slot's index (its own where there is none).
+      found: [N] bool, False for unreal slots, and where the partner would show the same
+        picture.
+    """
+    slots = image_id.shape[0]
+    place = jnp.arange(slots, dtype=jnp.int32)
+    order = jnp.lexsort((uid[:, 1], uid[:, 0], image_id, bits, corpus, ~real))
+    corpus, image, bits, real = corpus[order], image_id[order], bits[order], real[order]
+
+    def starts(*columns: Array) -> Array:
+        changed = jnp.zeros((slots,), bool).at[0].set(True)
+        for column in columns:
+            changed = changed | jnp.concatenate(
+                [jnp.ones((1,), bool), column[1:] != column[:-1]]
+            )
+        return changed
+
+    # Runs of one corpus and, inside them, of one picture, numbered from 0.
+    corpus_run = jnp.cumsum(starts(real, corpus)) - 1
+    picture_run = jnp.cumsum(starts(real, corpus, bits, image)) - 1
+
+    def count(run: Array) -> Array:
+        return jax.ops.segment_sum(jnp.ones_like(run), run, num_segments=slots)[run]
+
+    first = jax.ops.segment_min(place, corpus_run, num_segments=slots)[corpus_run]
+    number = count(corpus_run)
+    largest = jax.ops.segment_max(
+        count(picture_run), corpus_run, num_segments=slots
+    )[corpus_run]
+    target = first + (place - first + largest) % number
+    found = real & (image[target] != image)
+    partner = jnp.where(found, order[target], order).astype(jnp.int32)
+    unsort = jnp.argsort(order)
+    return partner[unsort], found[unsort]

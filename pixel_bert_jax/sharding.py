@@ -1,0 +1,156 @@
+"""The device mesh, and which parameter lies how on it.
+
+Axes: `data` replicates parameters and splits the batch, `fsdp` splits both, `model` is
+kept for splitting single products. The group axis of a batch is split over
+(`data`, `fsdp`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from pixel_bert_jax import trees
+from pixel_bert_jax.types import InputError, Params
+
+AXES = ("data", "fsdp", "model")
+BATCH_AXES = ("data", "fsdp")
+# Leaves are delivered as [accumulate, groups / accumulate, ...].
+BATCH_SPEC = PartitionSpec(None, BATCH_AXES)
+# Evaluation batches have no accumulation axis.
+EVAL_SPEC = PartitionSpec(BATCH_AXES)
+
+
+def make_mesh(
+    config: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Makes the mesh of `config.mesh`: {axis: size}, one size may be -1 ("the rest").
+
+    Raises:
+      InputError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    unknown = set(config) - set(AXES)
+    sizes = [config.get(axis, 1) for axis in AXES]
+    fixed = int(np.prod([size for size in sizes if size != -1]))
+    if unknown or sizes.count(-1) > 1 or fixed < 1 or len(devices) % fixed:
+        raise InputError(
+            f"mesh is {dict(config)} on {len(devices)} devices; expected axes "
+            f"{', '.join(AXES)} whose sizes multiply to {len(devices)}, at most one "
+            "of them -1"
+        )
+    sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
+    if int(np.prod(sizes)) != len(devices):
+        raise InputError(
+            f"mesh is {dict(zip(AXES, sizes, strict=True))}: {np.prod(sizes)} "
+            f"devices, but {len(devices)} are here"
+        )
+    return jax.make_mesh(
+        tuple(sizes),
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
+        devices=devices,
+    )
+
+
+def data_shards(mesh: Mesh) -> int:
+    """Returns into how many parts a batch's group axis is split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_groups(groups: int, accumulate: int, mesh: Mesh) -> None:
+    """Refuses a batch that does not divide over micro-batches and the mesh.
+
+    Raises:
+      InputError: with the nearest valid values.
+    """
+    unit = accumulate * data_shards(mesh)
+    if groups <= 0 or groups % unit:
+        below = groups // unit * unit
+        valid = [value for value in (below, below + unit) if value > 0]
+        raise InputError(
+            f"groups = {groups} does not divide by optim.accumulate ({accumulate}) x "
+            f"data shards of the mesh ({data_shards(mesh)}); nearest valid: "
+            f"{', '.join(map(str, valid))}"
+        )
+
+
+def parameter_shardings(
+    params: Params, mesh: Mesh, rules: Sequence[tuple[str, str]]
+) -> Params:
+    """Gives every parameter a sharding by ordered rules over its path.
+
+    A rule's value is "replicate", or "fsdp": the largest dimension that the `fsdp` axis
+    divides is split over it (none: replicated).
+
+    Args:
+      params: nested dict of arrays or shapes.
+      mesh: of `make_mesh`.
+      rules: [(pattern, "replicate" | "fsdp")], first match wins.
+
+    Returns:
+      The same nesting with NamedSharding leaves.
+    """
+    flat = trees.flatten(params)
+    tactics = trees.match_rules(rules, flat)
+    return trees.unflatten(
+        {
+            path: NamedSharding(mesh, _spec(leaf.shape, tactics[path], mesh))
+            for path, leaf in flat.items()
+        }
+    )
+
+
+def _spec(shape: tuple[int, ...], tactic: str, mesh: Mesh) -> PartitionSpec:
+    if tactic not in ("replicate", "fsdp"):
+        raise InputError(f"sharding tactic {tactic!r}; valid: replicate, fsdp")
+    size = mesh.shape["fsdp"]
+    divisible = [axis for axis, n in enumerate(shape) if n % size == 0 and n >= size]
+    if tactic == "replicate" or size == 1 or not divisible:
+        return PartitionSpec()
+    split = max(divisible, key=lambda axis: (shape[axis], -axis))
+    return PartitionSpec(*["fsdp" if a == split else None for a in range(len(shape))])
+
+
+def state_shardings(state: Any, params: Params, mesh: Mesh) -> Any:
+    """Gives every leaf of a train state a sharding.
+
+    A leaf follows the parameter whose path ends its own (optimizer moments do);
+    counters, keys and norm statistics are replicated.
+
+    Args:
+      state: a pytree of shapes.
+      params: the shardings of `parameter_shardings`.
+      mesh: of `make_mesh`.
+    """
+    flat = trees.flatten(params)
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = "/".join(_name(part) for part in path).split("/")
+        for start in range(len(names)):
+            sharding = flat.get("/".join(names[start:]))
+            if sharding is not None and len(sharding.spec) <= len(leaf.shape):
+                return sharding
+        return replicated
+
+    return jax.tree_util.tree_map_with_path(one, state)
+
+
+def _name(part: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(part, attribute):
+            return str(getattr(part, attribute))
+    return str(part)
+
+
+def place(batch: Params, mesh: Mesh, spec: PartitionSpec) -> Params:
+    """Puts host arrays of one process onto the mesh, split by `spec`."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+    )

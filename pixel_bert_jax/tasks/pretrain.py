@@ -1,0 +1,215 @@
+"""Pre-training: masked language modelling and image-text matching over pixels.
+
+arXiv 2004.00849, section 3.5. Each image passes the CNN once a step; its K texts share
+the result. The fusion transformer runs once for each distinct view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pixel_bert_jax import objectives
+from pixel_bert_jax.models.front_ends import VisualTokens
+from pixel_bert_jax.models.pixel_bert import PixelBert
+from pixel_bert_jax.objectives.base import Heads
+from pixel_bert_jax.objectives.mlm import masked_word_logits
+from pixel_bert_jax.objectives.views import VIEWS, View, ViewSettings
+from pixel_bert_jax.ops import keys as example_keys
+from pixel_bert_jax.ops.masking import max_masked
+from pixel_bert_jax.tasks.base import Losses, TextSpec
+from pixel_bert_jax.types import Batch, Params, Sums
+
+
+class Pretrain:
+    """The pre-training task; see `tasks/base.py` for the methods."""
+
+    def __init__(self, config: Mapping[str, Any], text: TextSpec) -> None:
+        """Builds model, objectives and views from the whole run's config."""
+        masking = config["masking"]
+        length = text.max_text_length
+        probability = masking["probability"]
+        self.text = text
+        self.features = config["model"]["features"]
+        self.model = PixelBert(config["model"], text.vocab_size)
+        self.objectives = objectives.build(config["objectives"])
+        self.heads = {
+            o.name: o.head(config["model"], text.vocab_size) for o in self.objectives
+        }
+        self.weights = {o.name: float(o.weight) for o in self.objectives}
+        self.settings = ViewSettings(
+            vocabulary=text.vocabulary,
+            mask_probability=probability,
+            mask_slots=masking["slots"] or max_masked(length, probability),
+            whole_words=masking["whole_words"],
+        )
+        self.eval_seed = config["eval"]["seed"]
+        self.predict = {"probe": self.probe}
+
+    def init(self, key: Array) -> Params:
+        """Returns the variables from scratch; parameters do not depend on sizes."""
+        variables = self.model.init(
+            jax.random.fold_in(key, 0),
+            jnp.zeros((1, 1, 64, 64, 3)),
+            jnp.full((1, 1, 2), 64, jnp.int32),
+            jnp.zeros((1, 1, self.text.max_text_length), jnp.int32),
+            jnp.ones((1, 1, self.text.max_text_length), bool),
+        )
+        heads = {}
+        for number, objective in enumerate(self.objectives, 1):
+            shapes = objective.head_inputs(self.features, self.text.vocab_size)
+            inputs = [jnp.zeros(shape) for shape in shapes]
+            head = self.heads[objective.name]
+            heads[objective.name] = head.init(
+                jax.random.fold_in(key, number), *inputs
+            )["params"]
+        return {
+            "params": {**variables["params"], "heads": heads},
+            "batch_stats": variables["batch_stats"],
+        }
+
+    def views(self, batch: Batch, key: Array, step: Array) -> dict[str, View]:
+        """Makes every view that an objective reads, once."""
+        names = dict.fromkeys(o.view for o in self.objectives)
+        return {name: VIEWS[name](batch, key, step, self.settings) for name in names}
+
+    def counts(self, views: Mapping[str, View]) -> dict[str, Array]:
+        """Returns each objective's divisor over the whole global batch."""
+        return {o.name: o.count(views[o.view]) for o in self.objectives}
+
+    def losses(
+        self,
+        variables: Params,
+        batch: Batch,
+        views: Mapping[str, View],
+        key: Array,
+        step: Array,
+        *,
+        micro: Any,
+    ) -> Losses:
+        """Runs the step's forward pass on one micro-batch."""
+        sample_key = example_keys.tagged(key, example_keys.SAMPLE, step)
+        dropout_key = example_keys.tagged(key, example_keys.DROPOUT, step)
+        dropout_key = jax.random.fold_in(dropout_key, micro)
+        core, heads = self._bind(variables)
+        sample_keys = example_keys.per_image(
+            sample_key, batch["example_uid"], batch["image"].shape[1]
+        )
+        visual, mutated = self.model.apply(
+            core,
+            batch["image"],
+            batch["image_size"],
+            train=True,
+            sample_keys=sample_keys,
+            method="encode_images",
+            mutable=["moments"],
+        )
+        encoded = {
+            name: self.model.apply(
+                core,
+                view.text_ids,
+                view.text_mask,
+                visual,
+                train=True,
+                method="fuse",
+                rngs={"dropout": jax.random.fold_in(dropout_key, number)},
+            )
+            for number, (name, view) in enumerate(views.items())
+        }
+        losses: dict[str, Array] = {}
+        sums: Sums = {}
+        for objective in self.objectives:
+            view = views[objective.view]
+            loss, metrics = objective.loss(heads, encoded[objective.view], view)
+            losses[objective.name] = loss
+            sums |= metrics
+        return Losses(losses, sums, mutated.get("moments", {}))
+
+    def probe(self, variables: Params, batch: Batch) -> dict[str, Array]:
+        """Predicts masked words and matches with the own, no, and another image.
+
+        "Blanked" sees no visual token at all; "other" sees the picture of another
+        example. Masks are fixed by (eval seed, example), so they depend on nothing else.
+
+        Args:
+          variables: parameters and running statistics.
+          batch: of an evaluation plan, with prepared images [G, 1, H, W, 3].
+
+        Returns:
+          labels, positions, weights, and words_{own,blanked,other} [G, K, m]: the
+          original and the predicted ids of masked tokens;
+          match_{own,blanked,other} [G, K, 2] float32: log-odds of a match for the true
+          text and for the negative one.
+        """
+        core, heads = self._bind(variables)
+
+        def encode(prefix: str) -> VisualTokens:
+            return self.model.apply(
+                core,
+                batch[f"{prefix}image"],
+                batch[f"{prefix}image_size"],
+                method="encode_images",
+            )
+
+        own = encode("")
+        images = {
+            "own": own,
+            "blanked": own.replace(mask=jnp.zeros_like(own.mask)),
+            "other": encode("other_"),
+        }
+        view = VIEWS["clean"](batch, jax.random.key(0), jnp.zeros(()), self.settings)
+        mask_key = example_keys.tagged(
+            jax.random.key(self.eval_seed), example_keys.MASK
+        )
+        view = objectives.views.with_masks(
+            view, mask_key, batch["example_uid"], self.settings
+        )
+        masked = view.masked
+        shape = masked.positions.shape
+
+        def words(visual: VisualTokens) -> Array:
+            encoded = self.model.apply(
+                core, view.text_ids, view.text_mask, visual, method="fuse"
+            )
+            logits = masked_word_logits(
+                heads, encoded.text, masked.positions.reshape(-1, shape[-1])
+            )
+            return jnp.argmax(logits, axis=-1).reshape(shape).astype(jnp.int32)
+
+        def match(visual: VisualTokens, ids: str, mask: str) -> Array:
+            encoded = self.model.apply(
+                core, batch[ids], batch[mask], visual, method="fuse"
+            )
+            logits = heads["itm"](encoded.pooled)
+            return (logits[:, 1] - logits[:, 0]).reshape(shape[:2])
+
+        out = {
+            "labels": masked.labels,
+            "positions": masked.positions,
+            "weights": masked.weights,
+        }
+        for name, visual in images.items():
+            if "mlm" in self.heads:
+                out[f"words_{name}"] = words(visual)
+            if "itm" in self.heads:
+                true = match(visual, "text_ids", "text_mask")
+                false = match(visual, "negative_ids", "negative_mask")
+                out[f"match_{name}"] = jnp.stack([true, false], axis=-1)
+        return out
+
+    def _bind(self, variables: Params) -> tuple[Params, Heads]:
+        """Splits the variables into the model's own and heads ready to be called."""
+        params = dict(variables["params"])
+        head_params = params.pop("heads")
+        heads = {
+            name: partial(head.apply, {"params": head_params[name]})
+            for name, head in self.heads.items()
+        }
+        heads["word_embedding"] = lambda: params["text"]["word"]
+        core = {"params": params, "batch_stats": variables["batch_stats"]}
+        return core, heads

@@ -1,0 +1,246 @@
+"""The training loop: it keeps time, and a task does the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pixel_bert_jax import checkpointing, evaluate, metrics, sharding
+from pixel_bert_jax.data.pipeline import Step, Stream
+from pixel_bert_jax.experiment import (
+    Experiment,
+    count_parameters,
+    prepare_images,
+    split_batch,
+)
+from pixel_bert_jax.train_state import TrainState
+from pixel_bert_jax.types import InputError, NonFiniteError
+
+PROJECT_AFTER = 50  # steps until the projected time of the whole run is printed
+
+
+class Preempted(Exception):  # noqa: N818 - a state of affairs, not an error
+    """SIGTERM came; the state was saved."""
+
+
+def train_and_evaluate(
+    config: Mapping[str, Any], workdir: Path, *, rebuild_index: bool = False
+) -> TrainState:
+    """Trains to the config's end and returns the final state.
+
+    A relaunch with the same arguments goes on where the newest checkpoint stands, bit
+    for bit.
+
+    Args:
+      config: of `configs/`, as a plain dict.
+      workdir: holds checkpoints, metrics and the config.
+      rebuild_index: build the data's index again.
+
+    Raises:
+      InputError: bad input, known before anything is compiled.
+      Preempted: SIGTERM came; the state of the last finished step was saved.
+      NonFiniteError: too many updates in a row were not finite.
+    """
+    experiment = Experiment(config, rebuild_index=rebuild_index)
+    total = experiment.total_steps
+    accumulate = config["optim"]["accumulate"]
+    log_every = config["log"]["every"]
+    save_every = experiment.steps(config["checkpoint"]["every"])
+    evaluate_every = experiment.steps(config["eval"]["every"])
+    if evaluate_every:
+        _ = experiment.evaluation_plan  # faults of held-out data show before training
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = evaluate.open_checkpoints(config, workdir)
+    state, first = restore_or_create(experiment, checkpoints, workdir)
+    if first >= total:
+        print(f"already finished: {workdir} is at step {first} of {total}")
+        return state
+    report(experiment, state)
+    predict = evaluate.predictor(experiment)
+    writer = metrics.Writer(workdir, total_steps=total, first_step=first)
+    pending: _Pending | None = None
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(writer.close)
+        stack.callback(checkpoints.close)
+        stream = stack.enter_context(train_stream(experiment, workdir, first, total))
+        terminated = stack.enter_context(on_sigterm())
+        started = time.monotonic()
+        for item in stream:
+            step = item.step + 1  # batches consumed once this one is done
+            batch = place(item, experiment, accumulate)
+            with jax.transfer_guard("disallow"):
+                state, sums = experiment.train_step(state, batch)
+            # Figures are read one step late, so that the device is never waited for.
+            if pending is not None:
+                pending.write(writer, config)
+            due = step % log_every == 0 or step in (first + 1, total)
+            pending = _Pending(step, item, sums, stream.wait_seconds) if due else None
+            if step == first + PROJECT_AFTER:
+                writer.say(projection(state, started, PROJECT_AFTER, total - step))
+            stopping = terminated()
+            if step == total or stopping or (save_every and step % save_every == 0):
+                if pending is not None:
+                    pending = pending.write(writer, config)
+                checkpoints.save(state, experiment.meta)
+            if stopping and step < total:
+                checkpoints.wait()
+                raise Preempted(f"SIGTERM: saved step {step} of {total} in {workdir}")
+            if evaluate_every and (step % evaluate_every == 0 or step == total):
+                if pending is not None:
+                    pending = pending.write(writer, config)
+                figures = evaluate.run(
+                    experiment,
+                    state.variables,
+                    predict,
+                    oracle=config["eval"]["oracle"],
+                )
+                writer.evaluation(step, figures)
+                checkpoints.save_if_best(state, experiment.meta, figures)
+        checkpoints.wait()
+        writer.say(f"finished step {total}, SHA-256 {checkpointing.digest(state)}")
+    return state
+
+
+def restore_or_create(
+    experiment: Experiment, checkpoints: checkpointing.Checkpoints, workdir: Path
+) -> tuple[TrainState, int]:
+    """Returns the state to go on from and its step: own workdir, or from scratch.
+
+    Raises:
+      InputError: the workdir's checkpoint was made with another config or other data.
+    """
+    config = experiment.config
+    if checkpoints.newest_step() is None:
+        if not config["init"]["allow_scratch"]:
+            raise InputError(
+                "init.{model,text,cnn} name no starting weights; pass "
+                "--config.init.allow_scratch=True to train this size from scratch"
+            )
+        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        checkpointing.truncate_log(workdir / "metrics.jsonl", -1)
+        print("starting from scratch", file=sys.stderr)
+        return experiment.create_state(), 0
+    meta = checkpoints.read_meta()
+    where = f"the checkpoint in {workdir}"
+    checkpointing.check_same_config(meta["config"], config, where)
+    for name, now in (
+        ("plan", experiment.train_plan.fingerprint),
+        ("index", experiment.train_index.fingerprint),
+    ):
+        if meta[name] != now:
+            raise InputError(
+                f"{where} was trained on other data: its {name} is {meta[name][:12]}, "
+                f"now it is {now[:12]}; give another --workdir"
+            )
+    state = checkpoints.restore(experiment.target)
+    step = int(jax.device_get(state.step))
+    checkpointing.truncate_log(workdir / "metrics.jsonl", step)
+    print(f"resuming from step {step} of {workdir}", file=sys.stderr)
+    return state, step
+
+
+def train_stream(
+    experiment: Experiment, workdir: Path, first: int, total: int
+) -> Stream:
+    """Opens the stream of training batches from step `first`."""
+    data = experiment.config["data"]
+    return Stream(
+        experiment.train_plan,
+        experiment.train_index,
+        start=first,
+        stop=total,
+        on_bad_image=data["on_bad_image"],
+        bad_image_budget=data["bad_image_budget"],
+        bad_image_list=workdir / "bad_images.jsonl",
+        workers=data["workers"],
+        prefetch=data["prefetch"],
+    )
+
+
+def place(item: Step, experiment: Experiment, accumulate: int) -> dict[str, Any]:
+    """Puts a step's batch onto the mesh and prepares its images there."""
+    batch = split_batch(item.batch, accumulate)
+    batch = sharding.place(batch, experiment.mesh, sharding.BATCH_SPEC)
+    return prepare_images(batch, canvas=item.canvas)
+
+
+def report(experiment: Experiment, state: TrainState) -> None:
+    """Prints what is about to be trained."""
+    plan, config = experiment.train_plan, experiment.config
+    lines = [
+        f"devices    {dict(experiment.mesh.shape)} of {jax.devices()[0].device_kind}",
+        f"parameters {count_parameters(state.params):,}, "
+        f"{len(experiment.optimizer.trainable)} trainable tensors",
+        f"data       {plan.statistics()}",
+        f"steps      {experiment.total_steps:,} of {config['groups']} groups, "
+        f"{plan.steps_per_epoch:,} an epoch",
+        f"truncated  {experiment.train_index.truncated}",
+    ]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def projection(state: TrainState, started: float, done: int, left: int) -> str:
+    """Says how long the rest will take, from the first `done` steps."""
+    jax.block_until_ready(state.step)
+    seconds = time.monotonic() - started
+    return (
+        f"{done} steps took {seconds:.0f} s, compiling included; at this rate the "
+        f"remaining {left} take {metrics.clock_time(seconds / done * left)}"
+    )
+
+
+@contextlib.contextmanager
+def on_sigterm() -> Iterator[Any]:
+    """Turns SIGTERM into a flag that the loop reads between steps.
+
+    Yields a function that says whether the signal came. The former handler is put back
+    afterwards. Off the main thread signals stay as they are.
+    """
+    came = []
+    try:
+        former = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
+    except ValueError:
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+class _Pending:
+    """Figures of a finished step that are still on the device."""
+
+    def __init__(self, step: int, item: Step, sums: Any, waited: float):
+        self.step, self.sums, self.waited = step, sums, waited
+        uid = np.ascontiguousarray(item.batch["example_uid"])
+        self.examples = hashlib.sha256(uid.tobytes()).hexdigest()[:16]
+        self.pairs = float(item.batch["example_mask"].sum())
+
+    def write(self, writer: metrics.Writer, config: Mapping[str, Any]) -> None:
+        """Writes the figures; stops the run if too many updates were not finite."""
+        figures = metrics.means(jax.device_get(self.sums))
+        writer.train(
+            self.step,
+            figures,
+            examples=self.examples,
+            pairs=self.pairs,
+            waited=self.waited,
+        )
+        budget = config["optim"]["non_finite_budget"]
+        if figures["skipped_in_a_row"] > budget:
+            raise NonFiniteError(
+                f"step {self.step}: {int(figures['skipped_in_a_row'])} updates in a row "
+                f"were not finite, more than optim.non_finite_budget = {budget}"
+            )
