@@ -18,8 +18,7 @@ What holds for every training plan:
   takes groups j*N//n to (j+1)*N//n, instead of one lonely group in a last batch that
   would get the full learning rate.
 
-Pixel-BERT (arXiv 2004.00849) draws pairs at random; groups are this project's way to
-spend one CNN pass on all captions of a photo.
+Pixel-BERT draws pairs at random; groups spend one CNN pass on all captions of a photo.
 """
 
 from __future__ import annotations
@@ -264,12 +263,11 @@ class _Plan:
     def _epoch(self, epoch: int) -> _Epoch:
         """Returns the arrays of an epoch, built once while it is in use."""
         with self._lock:
-            if epoch in self._epochs:
-                self._epochs.move_to_end(epoch)
-            else:
-                while len(self._epochs) >= _CACHED_EPOCHS:
+            if epoch not in self._epochs:
+                if len(self._epochs) == _CACHED_EPOCHS:  # first let the oldest go
                     self._epochs.popitem(last=False)
                 self._epochs[epoch] = self._build_epoch(epoch)
+            self._epochs.move_to_end(epoch)
             return self._epochs[epoch]
 
     def _build_epoch(self, epoch: int) -> _Epoch:

@@ -101,6 +101,14 @@ class Statistics:
     hole_share: float
     waste: float
 
+    def __str__(self) -> str:
+        use = ", ".join(f"{n} {u:.1%}" for n, u in self.corpus_slot_use.items())
+        return (
+            f"{self.texts:,} texts in {self.groups:,} groups and {self.batches:,} "
+            f"batches of {len(self.buckets)} shapes an epoch; text slots used {use}; "
+            f"empty group rows {self.hole_share:.2%}; padding {self.waste:.1%}"
+        )
+
 
 def check_corpora(corpora: Sequence[Corpus], images: int) -> None:
     """Raises InputError unless every corpus is as `Corpus` describes."""

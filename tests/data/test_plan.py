@@ -285,6 +285,7 @@ def test_statistics_count_what_the_batches_hold():
         resized += int(target.prod(axis=1, dtype=np.int64).sum())
         canvas += math.prod(batch.bucket.canvas) * len(images)
     assert statistics.waste == pytest.approx(canvas / resized - 1)
+    assert f"{groups:,} groups" in str(statistics)
     by_bucket = Counter(b.bucket for b in batches)
     assert {s.bucket: s.batches for s in statistics.buckets} == by_bucket
 
