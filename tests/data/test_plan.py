@@ -11,74 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixel_bert_jax.data import geometry, permutations
+from pixel_bert_jax.data import geometry
 from pixel_bert_jax.data.plan import HOLE, Corpus, EvaluationPlan, TrainPlan
 from pixel_bert_jax.types import InputError
-
-CANVASES = [(800, 1088), (800, 1216), (800, 1344), (1088, 800), (1344, 800)]
-PHOTOS = [(480, 640), (427, 640), (640, 480), (768, 1024), (640, 426), (300, 640)]
-IMAGES = 300
-SIZES = np.array(PHOTOS, np.int32)[np.random.default_rng(0).integers(0, 6, IMAGES)]
-SETTINGS = {
-    "seed": 3,
-    "groups": 8,
-    "texts_per_group": 4,
-    "short": 800,
-    "long": 1333,
-    "canvases": CANVASES,
-    "source_canvases": (640, 1344),
-}
-
-
-def make_corpus(name="five", first=0, units=120, counts=None, weight=1.0, M=1):
-    """Returns a corpus whose texts are in no order; two units share each picture."""
-    generator = np.random.default_rng(first)
-    counts = np.full(units, 5) if counts is None else counts
-    images = first + np.arange(units)
-    return Corpus(
-        name,
-        weight,
-        np.stack([np.roll(images, -7 * m) for m in range(M)], axis=1),
-        generator.permutation(np.repeat(np.arange(units), counts)).astype(np.int32),
-        images // 2,
-    )
-
-
-def many(weight=1.0):
-    """Returns a corpus with 0 to 40 texts a unit."""
-    counts = np.random.default_rng(5).integers(0, 41, 100)
-    return make_corpus("many", first=150, units=100, counts=counts, weight=weight)
-
-
-def make_plan(*corpora, kind=TrainPlan, **changes):
-    return kind(corpora or (make_corpus(), many()), SIZES, **(SETTINGS | changes))
-
-
-def epoch_of(plan, epoch):
-    first = epoch * plan.steps_per_epoch
-    return [plan.batch(step) for step in range(first, first + plan.steps_per_epoch)]
-
-
-def texts_of(batches):
-    """Returns how often each (corpus, text row) occurs."""
-    shown = Counter()
-    for batch in batches:
-        for corpus, texts in zip(batch.corpus, batch.texts, strict=True):
-            shown.update((int(corpus), text) for text in texts[texts >= 0].tolist())
-    return shown
-
-
-def every_text_once(plan):
-    return Counter(
-        (c, t) for c, x in enumerate(plan.corpora) for t in range(len(x.text_unit))
-    )
-
-
-def assert_same(left, right):
-    for field in dataclasses.fields(left):
-        np.testing.assert_equal(
-            getattr(left, field.name), getattr(right, field.name), field.name
-        )
+from tests.data.plan_cases import (
+    CANVASES,
+    PHOTOS,
+    SETTINGS,
+    SIZES,
+    assert_same,
+    epoch_of,
+    every_text_once,
+    make_corpus,
+    make_plan,
+    many,
+    texts_of,
+)
 
 
 def test_an_epoch_shows_every_text_once():
@@ -381,122 +329,6 @@ def test_steps_out_of_range():
     for index in (-1, plan.num_batches):
         with pytest.raises(IndexError, match=f"received {index}"):
             plan.batch(index)
-
-
-def evaluation_batches(**changes):
-    plan = make_plan(kind=EvaluationPlan, **changes)
-    return plan, [plan.batch(index) for index in range(plan.num_batches)]
-
-
-def test_evaluation_shows_every_text_once_whatever_the_weights():
-    corpora = make_corpus(weight=0.2), many(3)
-    plan = make_plan(*corpora, kind=EvaluationPlan)
-    batches = [plan.batch(index) for index in range(plan.num_batches)]
-    assert texts_of(batches) == every_text_once(plan)
-    assert plan.statistics().texts == sum(len(c.text_unit) for c in corpora)
-    small = make_plan(make_corpus(units=2), kind=EvaluationPlan, groups=64)
-    assert small.num_batches <= 2  # less than one batch is no error here
-
-
-def test_negatives_show_another_picture_of_the_corpus():
-    plan, batches = evaluation_batches()
-    used = [Counter(), Counter()]
-    for batch in batches:
-        real = batch.texts >= 0
-        assert ((batch.negatives >= 0) == real).all()
-        for c, corpus in enumerate(plan.corpora):
-            mine = real & (batch.corpus == c)[:, None]
-            own = corpus.pictures[corpus.text_unit[batch.texts[mine]]]
-            others = corpus.pictures[corpus.text_unit[batch.negatives[mine]]]
-            assert (own != others).all()
-            used[c].update(batch.negatives[mine].tolist())
-    # A shift: every text is the negative of exactly one other.
-    assert all(set(counts.values()) == {1} for counts in used)
-
-
-def test_other_images_share_corpus_and_bucket():
-    plan, batches = evaluation_batches()
-    found = 0
-    for batch in batches:
-        for c, images, others in zip(
-            batch.corpus, batch.images[:, 0], batch.other_images[:, 0], strict=True
-        ):
-            if c < 0 or others < 0:
-                assert others == -1
-                continue
-            corpus, found = plan.corpora[c], found + 1
-            first = corpus.unit_images[0, 0]
-            assert corpus.pictures[images - first] != corpus.pictures[others - first]
-            target = geometry.target_sizes(SIZES[[[images], [others]]], 800, 1333)
-            canvas = geometry.choose_canvas(target, CANVASES)
-            source = geometry.choose_source(SIZES[[[images], [others]]], (640, 1344))
-            assert canvas[0] == canvas[1] and source[0] == source[1]
-    assert found == sum(int((b.corpus >= 0).sum()) for b in batches)
-
-
-def test_partners_do_not_depend_on_groups():
-    def partners(**changes):
-        negatives, others = {}, {}
-        for batch in evaluation_batches(**changes)[1]:
-            for g, c in enumerate(batch.corpus.tolist()):
-                for text, negative in zip(
-                    batch.texts[g], batch.negatives[g], strict=True
-                ):
-                    negatives[c, int(text)] = int(negative)
-                others[int(batch.images[g, 0])] = int(batch.other_images[g, 0])
-        return {k: v for k, v in negatives.items() if k[1] >= 0}, others
-
-    reference = partners()
-    other_groups = partners(groups=5, texts_per_group=7)
-    assert other_groups[0] == reference[0]
-    others = [
-        {k: v for k, v in x.items() if k >= 0} for x in (reference[1], other_groups[1])
-    ]
-    assert others[0] == others[1]
-    assert partners(seed=9)[0] != reference[0]
-
-
-def test_partners_with_one_large_picture_and_with_one_alone():
-    counts = np.array([50, 0, 3, 4])  # pictures 0, 0, 1, 1: no shift keeps 50 apart
-    corpus = make_corpus(units=4, counts=counts)
-    plan = make_plan(corpus, kind=EvaluationPlan)
-    batches = [plan.batch(i) for i in range(plan.num_batches)]
-    texts, negatives = (
-        np.concatenate([getattr(b, name)[b.texts >= 0] for b in batches])
-        for name in ("texts", "negatives")
-    )
-    picture = corpus.pictures[corpus.text_unit]
-    assert (picture[texts] != picture[negatives]).all()
-    spread = Counter(negatives[picture[texts] == 0].tolist())
-    assert len(spread) == 7 and max(spread.values()) <= 8 + 1
-
-    alone = make_corpus(units=2)
-    batch = make_plan(alone, kind=EvaluationPlan).batch(0)
-    assert (batch.negatives == -1).all() and (batch.other_images == -1).all()
-
-
-def test_segments_are_shuffled_uniformly(monkeypatch):
-    monkeypatch.setattr(permutations, "_CHUNK", 1000)  # many chunks, uneven ends
-    count = 12_000
-    out = np.empty(3 * count, np.int32)
-    offsets = np.arange(count + 1) * 3
-    permutations.shuffle_segments(permutations.stream(1, 2), offsets, out)
-    inside = out.reshape(count, 3) - offsets[:-1, None]
-    found = Counter(map(tuple, inside.tolist()))
-    assert set(found) == set(itertools.permutations(range(3)))
-    expected = count / 6
-    chi_square = sum((n - expected) ** 2 / expected for n in found.values())
-    assert chi_square < 20.5  # 5 degrees of freedom, p = 0.001
-
-
-def test_segments_of_any_length(monkeypatch):
-    monkeypatch.setattr(permutations, "_CHUNK", 16)
-    lengths = np.array([0, 40, 0, 0, 1, 15, 16, 17, 0, 2, 3, 0])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    out = np.full(lengths.sum(), -1, np.int32)
-    permutations.shuffle_segments(permutations.stream(1), offsets, out)
-    for begin, end in itertools.pairwise(offsets):
-        assert sorted(out[begin:end]) == list(range(begin, end))
 
 
 @pytest.mark.slow
