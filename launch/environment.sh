@@ -35,7 +35,7 @@ prepare_environment() {
   log=$venv/install.log
   # The stamp holds what the installation depended on, so equal text means nothing to do.
   content=$(echo "$PWD" && cat requirements.txt pyproject.toml)
-  if [[ -f $stamp && $(cat "$stamp") == "$content" ]]; then
+  if [[ -x $PYTHON && -f $stamp && $(cat "$stamp") == "$content" ]]; then
     return
   fi
 
