@@ -17,6 +17,7 @@ from pixel_bert_jax.data import geometry
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 PILLOW_FORMATS = ("PNG", "GIF", "BMP", "WEBP", "TIFF")
+PNG_END = b"IEND\xaeB`\x82"
 MAX_PIXELS = 2**26
 """Pixels an image may have (8192 x 8192, 200 MB of RGB): a header that claims more is
 refused before memory is asked for (a "decompression bomb")."""
@@ -161,6 +162,9 @@ def _decode_other(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
             _check_pixels(image.height, image.width)
+            if image.format == "PNG" and PNG_END not in data:
+                # Pillow is content once all pixels came, checked by a sum or not.
+                raise ImageError("the PNG is cut: it has no end mark")
             if image.mode.startswith("I"):  # 16-bit grey; convert() would clip at 255
                 grey = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)

@@ -18,6 +18,7 @@ Blocks, with I images and, for corpus c, T texts:
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -26,13 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from pixel_bert_jax.data import plan
+from pixel_bert_jax.data import index_build, plan
+from pixel_bert_jax.data.index_build import FORMAT, HEADER_FILE, header_checksum
 from pixel_bert_jax.data.sources.base import Source
 from pixel_bert_jax.types import InputError
 
-FORMAT = 1
-HEADER_FILE = "header.json"
 REBUILD = "pass --rebuild_index to build it again"
+SPOT_CHECK = 8
+"""Records of a generated source compared with its index whenever that is opened."""
 
 
 def build_or_open(
@@ -56,13 +58,11 @@ def build_or_open(
       InputError: the annotations are faulty (all faults in one message), or the index
         that is there was made of other files, another tokenizer or other options.
     """
-    from pixel_bert_jax.data import index_build
-
     folder = Path(folder).expanduser()
     if rebuild or not (folder / HEADER_FILE).is_file():
         index_build.build(sources, tokenizer, max_text_length, folder, replace=rebuild)
     index = Index(folder, sources)
-    index_build.check_same(index, sources, tokenizer, max_text_length)
+    _check_same(index, sources, tokenizer, max_text_length)
     return index
 
 
@@ -219,10 +219,62 @@ class Index:
         return self._blocks[blob][start:stop].tobytes().decode("utf-8")
 
 
-def header_checksum(header: dict[str, Any]) -> str:
-    """Returns the SHA-256 (hex) of a header without its own "checksum"."""
-    content = {k: v for k, v in header.items() if k != "checksum"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _check_same(
+    index: Index,
+    sources: Sequence[Source],
+    tokenizer: Any,
+    max_text_length: int,
+) -> None:
+    """Compares an opened index with what it is asked for.
+
+    Raises:
+      InputError: something differs; all differences in one message.
+    """
+    header, differences = index.header, []
+
+    def compare(what: str, built: Any, asked: Any) -> None:
+        if built != asked:
+            differences.append(f"{what}: built with {built}, now {asked}")
+
+    compare("corpora", header["corpora"], [source.name for source in sources])
+    compare("max_text_length", header["max_text_length"], max_text_length)
+    compare("tokenizer", header["tokenizer"][:12], tokenizer.fingerprint[:12])
+    if not differences:
+        for built, asked in zip(
+            header["identities"], index_build.identities(sources), strict=True
+        ):
+            for name in sorted({*built, *asked}):
+                compare(f"{name} of a source", built.get(name), asked.get(name))
+        for built, asked in itertools.zip_longest(
+            header["files"], index_build.stat_files(sources), fillvalue={}
+        ):
+            compare("annotation file", built, asked)
+    if not differences:
+        for c, source in enumerate(sources):
+            if not source.files() and not _spot_check(index, c, source):
+                differences.append(f"{source.name}: it now generates other scenes")
+    if differences:
+        raise InputError(
+            f"Index {index.folder} does not fit the data; {REBUILD}.\n  "
+            + "\n  ".join(differences)
+        )
+
+
+def _spot_check(index: Index, c: int, source: Source) -> bool:
+    """Whether a generated source still gives the first records of its index.
+
+    It has no file whose change could be seen; a new version of its code is such one.
+    """
+    first = index.header["image_rows"][c][0]
+    for row, record in enumerate(itertools.islice(source.images(), SPOT_CHECK), first):
+        size = (record.height, record.width)
+        if (index.key(row), tuple(index.sizes[row])) != (record.key, size):
+            return False
+    for row, (key, text) in enumerate(itertools.islice(source.texts(), SPOT_CHECK)):
+        stored = (index.key(index.text_image(c)[row]), index.caption(c, row))
+        if stored != (key, text):
+            return False
+    return True
 
 
 def _read_header(folder: Path) -> dict[str, Any]:

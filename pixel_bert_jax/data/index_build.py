@@ -1,4 +1,4 @@
-"""Builds the index, and tells whether one that is there still fits its sources."""
+"""Builds what `index.py` opens: one pass over all sources, all faults at once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from pixel_bert_jax.data import index as index_lib
 from pixel_bert_jax.data.sources.base import Problems, Source
 from pixel_bert_jax.types import InputError
 
+FORMAT = 1
+HEADER_FILE = "header.json"
 CHUNK = 4096
 """Texts tokenised at once: enough to keep the tokenizer's threads busy."""
-SPOT_CHECK = 8
-"""Records of a generated source compared with its index whenever that is opened."""
 
 
 class _Block:
@@ -42,9 +41,6 @@ class _Block:
         self._items += data.size
         self._digest.update(data.data)
         self._file.write(data.data)
-
-    def append_bytes(self, data: bytes) -> None:
-        self.append(np.frombuffer(data, np.uint8))
 
     def finish(self) -> dict[str, Any]:
         self._file.flush()
@@ -210,14 +206,14 @@ def build(
     try:
         builder = _Builder(work, tokenizer, max_text_length)
         # Before anything is read: a file that changes meanwhile is noticed at opening.
-        files = _stat_files(sources)
+        files = stat_files(sources)
         report = [builder.add(c, source) for c, source in enumerate(sources)]
         blocks = builder.finish()
         builder.problems.raise_if_any("The index was not built")
         header = {
-            "format": index_lib.FORMAT,
+            "format": FORMAT,
             "corpora": [source.name for source in sources],
-            "identities": _identities(sources),
+            "identities": identities(sources),
             "files": files,
             "tokenizer": tokenizer.fingerprint,
             "pad_id": int(tokenizer.pad_id),
@@ -227,11 +223,11 @@ def build(
             "blocks": blocks,
         }
         content = ("corpora", "tokenizer", "max_text_length", "image_rows", "blocks")
-        header["fingerprint"] = index_lib.header_checksum(
+        header["fingerprint"] = header_checksum(
             {name: header[name] for name in content}
         )
-        header["checksum"] = index_lib.header_checksum(header)
-        with (work / index_lib.HEADER_FILE).open("w", encoding="utf-8") as file:
+        header["checksum"] = header_checksum(header)
+        with (work / HEADER_FILE).open("w", encoding="utf-8") as file:
             json.dump(header, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
@@ -243,62 +239,10 @@ def build(
     print(f"Index {folder}", *report, sep="\n  ", file=sys.stderr, flush=True)
 
 
-def check_same(
-    index: index_lib.Index,
-    sources: Sequence[Source],
-    tokenizer: Any,
-    max_text_length: int,
-) -> None:
-    """Compares an opened index with what it is asked for.
-
-    Raises:
-      InputError: something differs; all differences in one message.
-    """
-    header, differences = index.header, []
-
-    def compare(what: str, built: Any, asked: Any) -> None:
-        if built != asked:
-            differences.append(f"{what}: built with {built}, now {asked}")
-
-    compare("corpora", header["corpora"], [source.name for source in sources])
-    compare("max_text_length", header["max_text_length"], max_text_length)
-    compare("tokenizer", header["tokenizer"][:12], tokenizer.fingerprint[:12])
-    if not differences:
-        for built, asked in zip(
-            header["identities"], _identities(sources), strict=True
-        ):
-            for name in sorted({*built, *asked}):
-                compare(f"{name} of a source", built.get(name), asked.get(name))
-        for built, asked in itertools.zip_longest(
-            header["files"], _stat_files(sources), fillvalue={}
-        ):
-            compare("annotation file", built, asked)
-    if not differences:
-        for c, source in enumerate(sources):
-            if not source.files() and not _spot_check(index, c, source):
-                differences.append(f"{source.name}: it now generates other scenes")
-    if differences:
-        raise InputError(
-            f"Index {index.folder} does not fit the data; {index_lib.REBUILD}.\n  "
-            + "\n  ".join(differences)
-        )
-
-
-def _spot_check(index: index_lib.Index, c: int, source: Source) -> bool:
-    """Whether a generated source still gives the first records of its index.
-
-    It has no file whose change could be seen; a new version of its code is such one.
-    """
-    first = index.header["image_rows"][c][0]
-    for row, record in enumerate(itertools.islice(source.images(), SPOT_CHECK), first):
-        size = (record.height, record.width)
-        if (index.key(row), tuple(index.sizes[row])) != (record.key, size):
-            return False
-    for row, (key, text) in enumerate(itertools.islice(source.texts(), SPOT_CHECK)):
-        stored = (index.key(index.text_image(c)[row]), index.caption(c, row))
-        if stored != (key, text):
-            return False
-    return True
+def header_checksum(header: dict[str, Any]) -> str:
+    """Returns the SHA-256 (hex) of a header without its own "checksum"."""
+    content = {k: v for k, v in header.items() if k != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check_names(sources: Sequence[Source]) -> None:
@@ -311,12 +255,18 @@ def _check_names(sources: Sequence[Source]) -> None:
         raise InputError(f"Expected at most 255 corpora, received {len(names)}.")
 
 
-def _identities(sources: Sequence[Source]) -> list[dict[str, Any]]:
+def identities(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """Returns what besides files decides each source's content, as json holds it."""
     # Through json and back: what is compared is what the header can hold.
     return [json.loads(json.dumps(dict(source.identity))) for source in sources]
 
 
-def _stat_files(sources: Sequence[Source]) -> list[dict[str, Any]]:
+def stat_files(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """Returns path, size and time of change of every annotation file.
+
+    Raises:
+      InputError: one is missing.
+    """
     entries = []
     for source in sources:
         for path in source.files():
@@ -349,7 +299,7 @@ def _publish(work: Path, folder: Path, replace: bool) -> None:
             os.rename(work, folder)
         except OSError:
             # Another process was first, with the same content or an error at opening.
-            if not (folder / index_lib.HEADER_FILE).is_file():
+            if not (folder / HEADER_FILE).is_file():
                 raise
     _sync_folder(folder.parent)
 

@@ -113,7 +113,8 @@ class Problems:
         """Raises InputError with all faults if there are any."""
         if self:
             total = sum(self.count.values())
-            raise InputError(f"{title}: {total} faults in the annotations.\n{self}")
+            faults = "one fault" if total == 1 else f"{total:,} faults"
+            raise InputError(f"{title}: {faults} in the annotations.\n{self}")
 
 
 def only(

@@ -1,0 +1,204 @@
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from pixel_bert_jax.data import text
+from pixel_bert_jax.data.index import Index, build_or_open
+from pixel_bert_jax.data.sources.scenes import ScenesSource
+from pixel_bert_jax.types import InputError
+
+LENGTH = 8
+
+
+def _build(photos, tokenizer, tmp_path, **options):
+    return build_or_open(
+        [photos.source()], tokenizer, LENGTH, tmp_path / "index", **options
+    )
+
+
+def test_holds_every_text_and_image(photos, tokenizer, tmp_path, capsys):
+    index = _build(photos, tokenizer, tmp_path)
+    assert index.corpora == ("photos",)
+    assert index.num_texts(0) == len(photos.content["annotations"]) == 36
+    assert index.sizes.dtype == np.int32 and index.sizes.shape == (12, 2)
+    for row, image in enumerate(photos.content["images"]):
+        assert index.key(row) == image["file_name"]
+        assert index.sizes[row].tolist() == [image["height"], image["width"]]
+        assert index.read(row) == photos.file(image["file_name"]).read_bytes()
+    rows = np.arange(36)
+    ids, mask = index.texts(0, rows)
+    assert ids.dtype == np.int32 and mask.dtype == bool and ids.shape == (36, LENGTH)
+    expected, truncated = tokenizer.encode(
+        [a["caption"] for a in photos.content["annotations"]], LENGTH
+    )
+    for row, annotation in enumerate(photos.content["annotations"]):
+        assert index.caption(0, row) == annotation["caption"]
+        assert index.text_image(0)[row] == annotation["image_id"] - 7
+        np.testing.assert_array_equal(ids[row][mask[row]], expected[row])
+        assert (ids[row][~mask[row]] == tokenizer.pad_id).all()
+    assert index.truncated == {"photos": truncated} and truncated > 0
+    assert f"36 texts, {truncated} cut to {LENGTH} tokens" in capsys.readouterr().err
+
+
+def test_missing_rows_are_padding_and_wrong_ones_errors(photos, tokenizer, tmp_path):
+    index = _build(photos, tokenizer, tmp_path)
+    ids, mask = index.texts(0, np.array([-1, 3, -1]))
+    assert not mask[[0, 2]].any() and (ids[[0, 2]] == tokenizer.pad_id).all()
+    np.testing.assert_array_equal(ids[1], index.texts(0, np.array([3]))[0][0])
+    for row in (36, -2):
+        with pytest.raises(IndexError, match="from -1 to 35"):
+            index.texts(0, np.array([0, row]))
+    with pytest.raises(IndexError, match="from 0 to 35"):
+        index.caption(0, 36)
+
+
+def test_opens_again_without_reading_the_json(
+    photos, tokenizer, tmp_path, monkeypatch, capsys
+):
+    first = _build(photos, tokenizer, tmp_path)
+    capsys.readouterr()
+    monkeypatch.setattr("pixel_bert_jax.data.sources.files.read_json", None)
+    again = _build(photos, tokenizer, tmp_path)
+    assert again.fingerprint == first.fingerprint
+    assert not capsys.readouterr().err
+    with pytest.raises(TypeError):
+        _build(photos, tokenizer, tmp_path, rebuild=True)
+    assert os.listdir(tmp_path / "index")  # a failed rebuild leaves the old one
+
+
+def test_fingerprint_follows_the_content_not_the_place(photos, tokenizer, tmp_path):
+    first = _build(photos, tokenizer, tmp_path)
+    os.utime(photos.annotations, (1, 1))
+    elsewhere = _build(photos, tokenizer, tmp_path / "b")
+    assert elsewhere.fingerprint == first.fingerprint
+    photos.content["annotations"][5]["caption"] = "A dog!"
+    photos.write()
+    changed = _build(photos, tokenizer, tmp_path / "c")
+    assert changed.fingerprint != first.fingerprint
+
+
+def test_other_files_options_and_tokenizers_are_refused(photos, tokenizer, tmp_path):
+    _build(photos, tokenizer, tmp_path)
+    other = text.WordPiece((*tokenizer.vocabulary, "more"))
+    with pytest.raises(InputError, match=r"(?s)--rebuild_index.*tokenizer"):
+        build_or_open([photos.source()], other, LENGTH, tmp_path / "index")
+    with pytest.raises(InputError, match="max_text_length: built with 8, now 9"):
+        build_or_open([photos.source()], tokenizer, 9, tmp_path / "index")
+    with pytest.raises(InputError, match=r"corpora: built with \['photos'\]"):
+        build_or_open([photos.source("b")], tokenizer, LENGTH, tmp_path / "index")
+    photos.content["annotations"][0]["caption"] = "A red dog on the mat"
+    photos.write()
+    with pytest.raises(InputError, match=r"(?s)--rebuild_index.*captions\.json"):
+        _build(photos, tokenizer, tmp_path)
+    index = _build(photos, tokenizer, tmp_path, rebuild=True)
+    assert index.caption(0, 0) == "A red dog on the mat"
+    assert sorted(os.listdir(tmp_path)) == ["data", "index"]  # nothing is left over
+
+
+def test_damage_is_found(photos, tokenizer, tmp_path):
+    index = _build(photos, tokenizer, tmp_path)
+    index.verify()
+    block = tmp_path / "index" / "tokens.0.bin"
+    content = bytearray(block.read_bytes())
+    content[10] ^= 1
+    block.write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged blocks tokens\.0"):
+        index.verify()
+    block.write_bytes(content[:-2])
+    with pytest.raises(InputError, match=r"tokens\.0\.bin: expected \d+ bytes"):
+        _build(photos, tokenizer, tmp_path)
+    header = tmp_path / "index" / "header.json"
+    content = json.loads(header.read_text())
+    header.write_text(json.dumps(content | {"max_text_length": 9}))
+    with pytest.raises(InputError, match="checksum"):
+        _build(photos, tokenizer, tmp_path)
+    header.write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        _build(photos, tokenizer, tmp_path)
+    header.unlink()
+    with pytest.raises(InputError, match="No index"):
+        Index(tmp_path / "index", [])
+
+
+def test_processes_may_build_at_once(photos, tokenizer, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(_build, photos, tokenizer, tmp_path) for _ in range(4)]
+        indexes = [task.result() for task in tasks]
+    assert len({index.fingerprint for index in indexes}) == 1
+    assert sorted(os.listdir(tmp_path)) == ["data", "index"]
+
+
+def test_pictures_are_joined_by_their_coco_number(photos, tokenizer, tmp_path):
+    # The same photos a second time, and photos with numbers of their own.
+    for image in photos.content["images"][8:]:
+        new = f"photo{image['id']}.jpg"
+        photos.file(image["file_name"]).rename(photos.file(new))
+        image["file_name"] = new
+    photos.write()
+    sources = [photos.source("a"), photos.source("b")]
+    index = build_or_open(sources, tokenizer, LENGTH, tmp_path / "index")
+    ids = index.image_ids
+    assert ids[:12].tolist() == list(range(12))
+    assert ids[12:20].tolist() == list(range(8))  # COCO's photos: one picture
+    assert ids[20:].tolist() == [12, 13, 14, 15]  # others: a picture of each corpus
+    assert index.image_corpus.tolist() == [0] * 12 + [1] * 12
+    corpus = index.plan_corpus(1, weight=2.0)
+    assert corpus.weight == 2.0 and corpus.name == "b"
+    assert corpus.unit_images[:, 0].tolist() == list(range(12, 24))
+    assert corpus.pictures.tolist() == ids[12:].tolist()
+    np.testing.assert_array_equal(
+        corpus.unit_images[corpus.text_unit, 0], index.text_image(1)
+    )
+
+
+def test_images_without_a_text_make_no_unit(photos, tokenizer, tmp_path, capsys):
+    photos.content["annotations"] = photos.content["annotations"][6:-3]
+    photos.write()
+    index = _build(photos, tokenizer, tmp_path)
+    corpus = index.plan_corpus(0)
+    assert corpus.unit_images[:, 0].tolist() == list(range(2, 11))
+    np.testing.assert_array_equal(
+        corpus.unit_images[corpus.text_unit, 0], index.text_image(0)
+    )
+    assert "3 images without a text left out" in capsys.readouterr().err
+
+
+def test_generated_scenes_are_compared_when_opened(tmp_path):
+    tokenizer = text.load_tokenizer("scenes")
+
+    def build(**options):
+        source = ScenesSource(num_scenes=12, **options)
+        return build_or_open([source], tokenizer, 32, tmp_path / "index")
+
+    index = build()
+    assert index.num_texts(0) == 60
+    ids, mask = index.texts(0, np.arange(60))
+    assert not (ids[mask] == tokenizer.unk_id).any()
+    assert index.read(3).shape == (*index.sizes[3], 3)
+    build()
+    with pytest.raises(InputError, match="seed of a source: built with 0, now 1"):
+        build(seed=1)
+
+
+def test_a_new_version_of_the_scenes_is_noticed(tmp_path, monkeypatch):
+    tokenizer = text.load_tokenizer("scenes")
+    source = ScenesSource(num_scenes=12)
+    build_or_open([source], tokenizer, 32, tmp_path / "index")
+    monkeypatch.setattr(source, "captions", lambda number: ["a red circle"] * 5)
+    with pytest.raises(InputError, match="generates other scenes"):
+        build_or_open([source], tokenizer, 32, tmp_path / "index")
+
+
+def test_empty_selections_are_refused(photos, tokenizer, tmp_path):
+    with pytest.raises(InputError, match="at least one corpus"):
+        build_or_open([], tokenizer, LENGTH, tmp_path / "index")
+    with pytest.raises(InputError, match="different names"):
+        build_or_open([photos.source()] * 2, tokenizer, LENGTH, tmp_path / "index")
+    photos.content["annotations"] = []
+    photos.write()
+    with pytest.raises(InputError, match="corpus without a text"):
+        _build(photos, tokenizer, tmp_path)
+    assert not (tmp_path / "index").exists()
