@@ -29,6 +29,7 @@ sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then
 # pyproject.toml and sets PYTHON to the environment's interpreter.
 prepare_environment() {
   local extra=${1:-} python venv log stamp content started=$SECONDS
+  unset PYTHONDONTWRITEBYTECODE # else every start would compile the packages again
   venv=${PIXEL_BERT_VENV:-$PWD/.venv}
   PYTHON=$venv/bin/python
   stamp=$venv/installed${extra:+-$extra}
@@ -47,7 +48,9 @@ prepare_environment() {
   echo "Installing the pinned packages (about 2.6 GB on disk); log in $log."
   # Removed first: a broken installation must not pass for a finished one.
   rm -f "$venv"/installed*
-  if ! "$PYTHON" -m pip install --disable-pip-version-check \
+  # Not compiled beforehand, which would take half of the time: a run needs few of the
+  # files, and Python compiles those on their first import.
+  if ! "$PYTHON" -m pip install --disable-pip-version-check --no-compile \
     --editable ".${extra:+[$extra]}" >"$log" 2>&1; then
     tail -n 20 "$log" >&2
     echo "error: installing failed; the whole log is $log" >&2
