@@ -36,6 +36,7 @@ def base():
         hidden=3072,
         dropout=0.1,
         max_positions=512,
+        init_std=0.02,
         sample_pixels=100,
         dtype="float32",
     )

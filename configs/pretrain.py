@@ -34,6 +34,8 @@ def tiny():
     config.model.layers = 3
     config.model.sample_pixels = 18
     config.model.dropout = 0.0
+    config.model.init_std = 0.08  # BERT's 0.02 at 768, in a 128-wide model
+    config.model.max_positions = 48
     config.model.norm = "batch"
 
     config.data.corpora = (

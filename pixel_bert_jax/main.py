@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from pixel_bert_jax import types
 
 MODES = ("train", "evaluate")
+FIGURE_PANELS = 8
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File:preset,key=value,... under configs/.", lock_config=True
@@ -92,11 +93,13 @@ def evaluate(config: dict, workdir: Path) -> None:
     print(f"step {int(state.step)} of {workdir}, SHA-256 {digest(state)}")
     print(evaluation.table(figures))
     if FIGURE.value:
-        from pixel_bert_jax.viz import scenes_figure
+        from pixel_bert_jax.viz import held_out
 
-        scenes_figure.draw(
-            experiment, state.variables, predict, Path(FIGURE.value).expanduser()
-        )
+        with evaluation.stream(experiment) as stream:
+            shown = held_out.collect(
+                stream, predict, state.variables, experiment.tokenizer, FIGURE_PANELS
+            )
+        held_out.draw(shown, Path(FIGURE.value).expanduser())
         print(f"figure {FIGURE.value}")
 
 

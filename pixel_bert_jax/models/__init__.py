@@ -1,0 +1,1 @@
+"""Networks in Flax Linen: backbone, front end, encoder, heads."""

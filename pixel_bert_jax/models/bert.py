@@ -13,7 +13,11 @@ import jax.numpy as jnp
 from jax import Array
 
 EPSILON = 1e-12
-INIT = nn.initializers.truncated_normal(0.02)
+
+
+def init(std: float) -> nn.initializers.Initializer:
+    """BERT's truncated normal; 0.02 suits D = 768, narrower models want more."""
+    return nn.initializers.truncated_normal(std)
 
 
 def layer_norm(name: str) -> nn.LayerNorm:
@@ -29,17 +33,20 @@ class TextEmbedding(nn.Module):
       max_length: number of position embeddings.
       features: D.
       dropout: rate.
+      init_std: of the tables.
     """
 
     vocab_size: int
     max_length: int
     features: int
     dropout: float
+    init_std: float
 
     def setup(self) -> None:
         """Declares the tables; `word` is shared with the MLM head."""
-        self.word = self.param("word", INIT, (self.vocab_size, self.features))
-        self.position = self.param("position", INIT, (self.max_length, self.features))
+        start = init(self.init_std)
+        self.word = self.param("word", start, (self.vocab_size, self.features))
+        self.position = self.param("position", start, (self.max_length, self.features))
         self.norm = layer_norm("norm")
         self.drop = nn.Dropout(self.dropout)
 
@@ -57,6 +64,7 @@ class EncoderLayer(nn.Module):
       heads: N.
       hidden: width of the feed-forward network.
       dropout: rate after both sub-layers (attention has none).
+      init_std: of the kernels.
       dtype: of the products.
     """
 
@@ -64,20 +72,22 @@ class EncoderLayer(nn.Module):
     heads: int
     hidden: int
     dropout: float
+    init_std: float
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
         """Maps x [B, T, D] with mask [B, T] (True = real) to [B, T, D]."""
         head = self.features // self.heads
+        start = init(self.init_std)
 
         def project(name: str) -> Array:
             return nn.DenseGeneral(
-                (self.heads, head), dtype=self.dtype, kernel_init=INIT, name=name
+                (self.heads, head), dtype=self.dtype, kernel_init=start, name=name
             )(x)
 
         def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, dtype=self.dtype, kernel_init=INIT, name=name)
+            return nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
 
         drop = nn.Dropout(self.dropout, deterministic=not train)
         attended = jax.nn.dot_product_attention(
@@ -102,6 +112,7 @@ class Encoder(nn.Module):
     heads: int
     hidden: int
     dropout: float
+    init_std: float
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -113,6 +124,7 @@ class Encoder(nn.Module):
                 self.heads,
                 self.hidden,
                 self.dropout,
+                self.init_std,
                 self.dtype,
                 name=f"layer{number}",
             )(x, mask, train=train)

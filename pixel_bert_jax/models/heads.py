@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from pixel_bert_jax.models.bert import INIT, layer_norm
+from pixel_bert_jax.models.bert import init, layer_norm
 
 
 class MaskedWordHead(nn.Module):
@@ -15,18 +15,23 @@ class MaskedWordHead(nn.Module):
     Attributes:
       features: D.
       vocab_size: V.
+      init_std: of the kernel.
       dtype: of the products.
     """
 
     features: int
     vocab_size: int
+    init_std: float
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, word_embedding: Array) -> Array:
         """Maps x [..., D] and the word embedding [V, D] to logits [..., V] float32."""
         x = nn.Dense(
-            self.features, dtype=self.dtype, kernel_init=INIT, name="transform"
+            self.features,
+            dtype=self.dtype,
+            kernel_init=init(self.init_std),
+            name="transform",
         )(x)
         x = layer_norm("norm")(nn.gelu(x, approximate=False))
         bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
@@ -40,11 +45,16 @@ class MaskedWordHead(nn.Module):
 
 
 class MatchHead(nn.Module):
-    """Linear classifier of the [CLS] output: class 1 means that the pair matches."""
+    """Linear classifier of the [CLS] output: class 1 means that the pair matches.
+
+    Attributes:
+      init_std: of the kernel.
+    """
+
+    init_std: float
 
     @nn.compact
     def __call__(self, pooled: Array) -> Array:
         """Maps pooled [B, D] to logits [B, 2] float32."""
-        return nn.Dense(2, kernel_init=INIT, name="classifier")(
-            pooled.astype(jnp.float32)
-        )
+        classifier = nn.Dense(2, kernel_init=init(self.init_std), name="classifier")
+        return classifier(pooled.astype(jnp.float32))

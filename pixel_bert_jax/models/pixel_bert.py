@@ -31,7 +31,7 @@ class PixelBert(nn.Module):
     """The CNN, the front end and the transformer, as three methods.
 
     Attributes:
-      config: `config.model`, a mapping with the fields of `models/presets.py`.
+      config: `config.model`, a mapping with the fields of `configs/common.py`.
       vocab_size: V.
     """
 
@@ -52,10 +52,20 @@ class PixelBert(nn.Module):
         )
         self.front_end = PixelFrontEnd(c["features"], dtype)
         self.text = TextEmbedding(
-            self.vocab_size, c["max_positions"], c["features"], c["dropout"]
+            self.vocab_size,
+            c["max_positions"],
+            c["features"],
+            c["dropout"],
+            c["init_std"],
         )
         self.encoder = Encoder(
-            c["layers"], c["features"], c["heads"], c["hidden"], c["dropout"], dtype
+            c["layers"],
+            c["features"],
+            c["heads"],
+            c["hidden"],
+            c["dropout"],
+            c["init_std"],
+            dtype,
         )
 
     def encode_images(

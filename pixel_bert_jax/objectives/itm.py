@@ -36,8 +36,8 @@ class ImageTextMatching:
 
     def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
         """Returns a linear classifier."""
-        del model, vocab_size
-        return MatchHead()
+        del vocab_size
+        return MatchHead(model["init_std"])
 
     def head_inputs(self, features: int, vocab_size: int) -> tuple[tuple[int, ...], ...]:
         """Returns the shape of pooled outputs."""

@@ -53,7 +53,8 @@ class MaskedLanguageModelling:
 
     def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
         """Returns BERT's MLM head."""
-        return MaskedWordHead(model["features"], vocab_size, jnp.dtype(model["dtype"]))
+        dtype = jnp.dtype(model["dtype"])
+        return MaskedWordHead(model["features"], vocab_size, model["init_std"], dtype)
 
     def head_inputs(self, features: int, vocab_size: int) -> tuple[tuple[int, ...], ...]:
         """Returns the shapes of masked outputs and of the word embedding."""

@@ -1,0 +1,1 @@
+"""Pure functions in jax.numpy, each with the equation that it implements."""

@@ -159,7 +159,11 @@ class Pretrain:
         own = encode("")
         images = {
             "own": own,
-            "blanked": own.replace(mask=jnp.zeros_like(own.mask)),
+            "blanked": own.replace(
+                features=own.features[:, :, :0],
+                mask=own.mask[:, :, :0],
+                index=own.index[:, :, :0],
+            ),
             "other": encode("other_"),
         }
         view = VIEWS["clean"](batch, jax.random.key(0), jnp.zeros(()), self.settings)

@@ -1,0 +1,180 @@
+"""A figure of held-out pictures: masked words filled in, and match scores.
+
+Each panel shows a picture, one of its texts with the masked words as the model filled
+them in (right ones green, wrong ones red with the truth behind them), and how likely
+the model finds this text and another picture's text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pixel_bert_jax.data.text import WordPiece
+
+PANEL = 250  # pixels, width of a panel and side of its picture
+TEXT_HEIGHT = 118
+MARGIN = 10
+LINE = 17
+INK, RIGHT, WRONG, FAINT = (30, 30, 30), (0, 125, 50), (200, 30, 30), (120, 120, 120)
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """What one panel shows.
+
+    Attributes:
+      image: uint8 [h, w, 3].
+      words: of the text, special tokens left out.
+      guesses: position in `words` -> the word that the model filled in.
+      match: probability that the text belongs to the picture, or None.
+      other: a text of another picture.
+      other_match: its probability, or None.
+    """
+
+    image: np.ndarray
+    words: list[str]
+    guesses: dict[int, str]
+    match: float | None
+    other: list[str]
+    other_match: float | None
+
+
+def panels(
+    batch: dict[str, np.ndarray], out: dict[str, np.ndarray], tokenizer: WordPiece
+) -> list[Panel]:
+    """Makes a panel for the first text with a masked word of each group.
+
+    Args:
+      batch: of an evaluation stream.
+      out: of `Pretrain.probe` on it.
+      tokenizer: of the run.
+    """
+    made = []
+    for g in range(len(batch["image"])):
+        usable = batch["example_mask"][g] & out["weights"][g].any(-1)
+        if not usable.any():
+            continue
+        k = int(np.argmax(usable))
+        height, width = batch["source_size"][g, 0]
+        chosen = out["weights"][g, k]
+        positions = out["positions"][g, k][chosen]
+        guesses = tokenizer.tokens(out["words_own"][g, k][chosen])
+        match = out["match_own"][g, k] if "match_own" in out else (None, None)
+        scores = [None if x is None else _sigmoid(float(x)) for x in match]
+        made.append(
+            Panel(
+                image=batch["image"][g, 0, :height, :width],
+                words=_words(batch, "text", g, k, tokenizer),
+                # Positions count [CLS], words do not.
+                guesses={
+                    int(p) - 1: w for p, w in zip(positions, guesses, strict=True)
+                },
+                match=scores[0],
+                other=_words(batch, "negative", g, k, tokenizer),
+                other_match=scores[1],
+            )
+        )
+    return made
+
+
+def collect(
+    stream: Iterable[Any], predict: Any, variables: Any, tokenizer: WordPiece, count: int
+) -> list[Panel]:
+    """Returns the first `count` panels of an evaluation stream, a picture each.
+
+    Args:
+      stream: of `evaluate.stream`.
+      predict: of `evaluate.predictor`.
+      variables: parameters and running statistics.
+      tokenizer: of the run.
+      count: how many at most.
+    """
+    made: list[Panel] = []
+    for step in stream:
+        made += panels(step.batch, predict(variables, step), tokenizer)
+        if len(made) >= count:
+            break
+    return made[:count]
+
+
+def draw(shown: list[Panel], path: Path, *, columns: int = 4) -> None:
+    """Writes the figure as a PNG.
+
+    Args:
+      shown: at least one panel.
+      path: of the file; its folder is made.
+      columns: panels a row.
+    """
+    rows = math.ceil(len(shown) / columns)
+    height = PANEL + TEXT_HEIGHT
+    sheet = Image.new("RGB", (columns * PANEL, rows * height), "white")
+    for number, panel in enumerate(shown):
+        corner = (number % columns * PANEL, number // columns * height)
+        _draw_panel(sheet, panel, corner)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def _draw_panel(sheet: Image.Image, panel: Panel, corner: tuple[int, int]) -> None:
+    left, top = corner[0] + MARGIN, corner[1] + MARGIN
+    side = PANEL - 2 * MARGIN
+    photo = Image.fromarray(panel.image)
+    scale = side / max(photo.size)
+    size = tuple(max(round(n * scale), 1) for n in photo.size)
+    photo = photo.resize(size, Image.Resampling.BICUBIC)
+    sheet.paste(photo, (left + (side - size[0]) // 2, top + (side - size[1]) // 2))
+
+    pen = ImageDraw.Draw(sheet)
+    line = top + side + 6
+    pieces = []
+    for position, word in enumerate(panel.words):
+        guess = panel.guesses.get(position)
+        if guess is None:
+            pieces.append((word, INK))
+        elif guess == word:
+            pieces.append((word, RIGHT))
+        else:
+            pieces += [(guess, WRONG), (f"({word})", FAINT)]
+    line = _flow(pen, pieces, left, line, side)
+    if panel.match is not None:
+        line = _flow(pen, [(f"match {panel.match:.2f}", INK)], left, line, side)
+        other = [(word, FAINT) for word in panel.other]
+        other.append((f"match {panel.other_match:.2f}", INK))
+        _flow(pen, other, left, line + 4, side)
+
+
+def _flow(
+    pen: ImageDraw.ImageDraw,
+    pieces: list[tuple[str, tuple[int, int, int]]],
+    left: int,
+    top: int,
+    width: int,
+) -> int:
+    """Writes coloured words with line breaks; returns where the next line starts."""
+    font = ImageFont.load_default(13)
+    x = 0.0
+    for word, colour in pieces:
+        length = pen.textlength(word + " ", font=font)
+        if x and x + length > width:
+            x, top = 0.0, top + LINE
+        pen.text((left + x, top), word, fill=colour, font=font)
+        x += length
+    return top + LINE
+
+
+def _words(
+    batch: dict[str, np.ndarray], prefix: str, g: int, k: int, tokenizer: WordPiece
+) -> list[str]:
+    ids, mask = batch[f"{prefix}_ids"][g, k], batch[f"{prefix}_mask"][g, k]
+    return tokenizer.tokens(ids[mask][1:-1])
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x))
