@@ -3,6 +3,10 @@
 Sources are named beside each choice in docs/differences.md.
 """
 
+import ast
+import difflib
+import re
+
 import ml_collections
 
 
@@ -51,6 +55,14 @@ def base():
         long_side=1333,
         canvases=("1088x800", "1216x800", "1344x800", "800x1088", "800x1344"),
         source_canvases=(640, 1344),
+        # (width, height, share) of pictures, for --dry_run; COCO's five shapes.
+        size_shares=(
+            (640, 480, 0.363),
+            (640, 427, 0.322),
+            (640, 360, 0.069),
+            (480, 640, 0.127),
+            (427, 640, 0.119),
+        ),
         on_bad_image="error",
         bad_image_budget=0.001,
         workers=2,
@@ -82,15 +94,91 @@ def base():
     config.checkpoint = dict(every="500 steps", keep=2, best_metric="", best_mode="max")
     config.eval = dict(every="1 epochs", seed=0, groups=32, oracle=False)
     config.log = dict(every=50)
+    # shards: devices that a batch is split over; vocab_size: no tokenizer is opened.
+    config.dry_run = dict(shards=1, vocab_size=30522, images=10_000)
     config.init = dict(model="", text="", cnn="", allow_scratch=True)
     return config.lock()
 
 
 def parse(argument, presets):
-    """Returns the config of `preset,key=value,...`, locked.
+    """Returns the locked config of "preset,key=value,...".
+
+    A value is a Python literal, or else a text: `tiny,groups=16,optim.accumulate=2`.
+
+    Args:
+      argument: what follows the colon of `--config=FILE:`.
+      presets: functions that make a config, by name.
 
     Raises:
-      ValueError: unknown preset or key, with the nearest valid name.
+      ValueError: unknown preset or key, with the nearest valid name, or a value of
+        another type than the default.
     """
-    name, *overrides = argument.split(",")
-    return presets[name]()
+    name, _, rest = argument.partition(",")
+    if name not in presets:
+        valid = [n for n in presets if n]
+        raise ValueError(
+            f"no preset {name!r}{_nearest(name, valid)}; valid: {', '.join(valid)}"
+        )
+    config = presets[name]().lock()
+    # A comma inside of a value, as in a tuple, is not followed by "key=".
+    for override in re.split(r",(?=\s*[a-z_][\w.]*=)", rest) if rest else []:
+        key, equals, text = override.strip().partition("=")
+        if not equals:
+            raise ValueError(
+                f"expected key=value after the preset {name!r}, received {override!r}"
+            )
+        _set(config, key, text)
+    return config
+
+
+def _set(config, key, text):
+    """Sets `key`, as in "optim.accumulate", to what `text` means for its type."""
+    fields = _fields(config)
+    if key not in fields:
+        raise ValueError(f"no config field {key!r}{_nearest(key, fields)}")
+    default = fields[key]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(default, str) and not isinstance(value, str):
+        value = text  # total=900 means "900"
+    wanted = type(default)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if wanted is tuple and type(value) is list:
+        value = tuple(value)
+    if type(value) is not wanted:
+        raise ValueError(
+            f"config field {key}: expected {wanted.__name__} such as {default!r}, "
+            f"received {text!r}"
+        )
+    *parents, last = key.split(".")
+    for parent in parents:
+        config = config[parent]
+    config[last] = value
+
+
+def _fields(config, prefix=""):
+    """Returns {"optim.accumulate": 1, ...} of all fields that hold a value."""
+    fields = {}
+    for name in config:
+        value = config[name]
+        if isinstance(value, ml_collections.ConfigDict):
+            fields |= _fields(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def _nearest(name, valid):
+    """Returns " (did you mean 'x'?)" for the closest valid name, or nothing.
+
+    A name whose last part is right, in the wrong group, is found as well.
+    """
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=1)
+    last = name.rpartition(".")[2]
+    same = [v for v in valid if v.rpartition(".")[2] == last]
+    close = same or close
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -55,6 +55,8 @@ def tiny():
     config.data.long_side = 112
     config.data.canvases = ("112x96", "96x112", "96x96")
     config.data.source_canvases = (112,)
+    config.data.size_shares = ((112, 96, 1.0), (96, 112, 1.0), (96, 96, 1.0))
+    config.dry_run.vocab_size = 244
 
     config.optim.groups.cnn.learning_rate = 0.05
     config.optim.groups.transformer.learning_rate = 1e-3

@@ -30,6 +30,7 @@ LATEST, BEST = "latest", "best"
 MAY_CHANGE = (
     "checkpoint",
     "compile_cache",
+    "dry_run",
     "eval",
     "log",
     "mesh",
@@ -38,6 +39,7 @@ MAY_CHANGE = (
     "data/index_dir",
     "data/workers",
     "data/prefetch",
+    "data/size_shares",
 )
 
 

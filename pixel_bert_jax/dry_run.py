@@ -1,0 +1,161 @@
+"""What a run would need, without data, tokenizer or weights.
+
+Prints the parameter table, the plan's statistics for pictures of the config's size
+shares, and the memory of one compiled step: largest canvas, one device's micro-batch,
+one CPU device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pixel_bert_jax import optim, sharding, train_state, train_step, trees
+from pixel_bert_jax.data import geometry
+from pixel_bert_jax.data.plan import Corpus, TrainPlan
+from pixel_bert_jax.ops.masking import Vocabulary
+from pixel_bert_jax.tasks import TASKS
+from pixel_bert_jax.tasks.base import Task, TextSpec
+from pixel_bert_jax.types import Batch, InputError
+
+
+def run(config: Mapping[str, Any]) -> None:
+    """Prints everything; trains nothing.
+
+    Raises:
+      InputError: the config does not fit together.
+    """
+    task = _task(config)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    plan = _plan(config)
+    total = 10**6  # only percentages read it, and no step is taken
+    optimizer = optim.build(
+        config["optim"],
+        shapes["params"],
+        steps_per_epoch=plan.steps_per_epoch,
+        total=total,
+    )
+    print(parameter_table(shapes["params"], optimizer.groups))
+    print(f"\nplan of {config['dry_run']['images']:,} pictures: {plan.statistics()}")
+    print(f"\n{_step_memory(config, task, optimizer)}")
+
+
+def parameter_table(params: Mapping[str, Any], groups: Mapping[str, str]) -> str:
+    """Formats the parameters: path, shape, number, optimizer group; then totals.
+
+    Args:
+      params: nested dict of arrays or shapes.
+      groups: of `optim.Optimizer`.
+    """
+    flat = trees.flatten(params)
+    width = max(map(len, flat))
+    lines = [
+        f"{path:<{width}}  {leaf.size:>12,}  {groups[path]:<12} {leaf.shape}"
+        for path, leaf in flat.items()
+    ]
+    totals: dict[str, int] = {}
+    for path, leaf in flat.items():
+        part = path.split("/")[0]
+        totals[part] = totals.get(part, 0) + leaf.size
+    lines += [f"{part:<{width}}  {number:>12,}" for part, number in totals.items()]
+    lines.append(f"{'all parameters':<{width}}  {sum(totals.values()):>12,}")
+    return "\n".join(lines)
+
+
+def _task(config: Mapping[str, Any]) -> Task:
+    size = config["dry_run"]["vocab_size"]
+    vocabulary = Vocabulary(
+        (0, 1, 2, 3, 4), 4, np.arange(5, size, dtype=np.int32), np.zeros(size, bool)
+    )
+    text = TextSpec(size, config["data"]["max_text_length"], vocabulary)
+    return TASKS[config["task"]["name"]](config, text)
+
+
+def _plan(config: Mapping[str, Any]) -> TrainPlan:
+    """Plans an epoch of invented pictures with the config's shares of sizes."""
+    data, images = config["data"], config["dry_run"]["images"]
+    texts = config["texts_per_group"]
+    if not data["size_shares"]:
+        raise InputError("data.size_shares is empty: the dry run needs picture sizes")
+    shares = np.array([share for *_, share in data["size_shares"]], float)
+    borders = np.round(np.cumsum(shares / shares.sum()) * images).astype(int)
+    kinds = np.searchsorted(borders, np.arange(images), side="right")
+    known = np.array([(h, w) for w, h, _ in data["size_shares"]], np.int32)
+    corpus = Corpus(
+        name="pictures",
+        weight=1.0,
+        unit_images=np.arange(images)[:, None],
+        text_unit=np.repeat(np.arange(images), texts),
+        pictures=np.arange(images),
+    )
+    return TrainPlan(
+        [corpus],
+        known[kinds],
+        seed=config["seed"],
+        groups=config["groups"],
+        texts_per_group=texts,
+        short=data["short_side"],
+        long=data["long_side"],
+        canvases=[geometry.parse_canvas(c) for c in data["canvases"]],
+        source_canvases=list(data["source_canvases"]),
+    )
+
+
+def _step_memory(
+    config: Mapping[str, Any], task: Task, optimizer: optim.Optimizer
+) -> str:
+    """Compiles a step for the largest canvas and reports what it holds."""
+    accumulate, shards = config["optim"]["accumulate"], config["dry_run"]["shards"]
+    if config["groups"] % (accumulate * shards):
+        raise InputError(
+            f"groups = {config['groups']} does not divide by optim.accumulate "
+            f"({accumulate}) x dry_run.shards ({shards})"
+        )
+    groups = config["groups"] // (accumulate * shards)
+    canvas = max(
+        map(geometry.parse_canvas, config["data"]["canvases"]),
+        key=lambda size: size[0] * size[1],
+    )
+    mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
+    state = train_state.abstract(
+        task, optimizer, config["seed"], mesh, config["sharding"]
+    )
+    batch = _batch_shapes(config, groups, canvas, mesh)
+    step = train_step.build(task, optimizer, mesh, config)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    megabytes = {
+        name: getattr(memory, f"{name}_size_in_bytes") / 2**20
+        for name in ("argument", "output", "temp")
+    }
+    shown = ", ".join(f"{name} {size:,.1f} MB" for name, size in megabytes.items())
+    return (
+        f"step of {groups} groups on one device, canvas "
+        f"{geometry.format_canvas(canvas)} (XLA:CPU, not TPU): {shown}, "
+        f"{cost['flops'] / 1e9:,.1f} GFLOP"
+    )
+
+
+def _batch_shapes(
+    config: Mapping[str, Any], groups: int, canvas: tuple[int, int], mesh: Any
+) -> Batch:
+    texts, length = config["texts_per_group"], config["data"]["max_text_length"]
+    split = jax.sharding.NamedSharding(mesh, sharding.BATCH_SPEC)
+    shapes = {
+        "image": ((1, *canvas, 3), jnp.float32),
+        "image_size": ((1, 2), jnp.int32),
+        "image_id": ((1,), jnp.int32),
+        "corpus": ((), jnp.int32),
+        "text_ids": ((texts, length), jnp.int32),
+        "text_mask": ((texts, length), jnp.bool_),
+        "example_uid": ((texts, 2), jnp.uint32),
+        "example_mask": ((texts,), jnp.bool_),
+    }
+    return {
+        name: jax.ShapeDtypeStruct((1, groups, *shape), dtype, sharding=split)
+        for name, (shape, dtype) in shapes.items()
+    }
