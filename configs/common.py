@@ -49,6 +49,10 @@ def base():
         root="",  # or the environment variable PIXEL_BERT_DATA
         index_dir="~/.cache/pixel_bert_jax/index",
         corpora=(),
+        # Fields of every corpus whose source is "scenes"; a corpus' own come first.
+        scenes=dict(
+            seed=0, train_scenes=20000, evaluate_scenes=1000, captions_per_scene=5
+        ),
         tokenizer="",
         max_text_length=32,
         short_side=800,
@@ -121,7 +125,7 @@ def parse(argument, presets):
         )
     config = presets[name]().lock()
     # A comma inside of a value, as in a tuple, is not followed by "key=".
-    for override in re.split(r",(?=\s*[a-z_][\w.]*=)", rest) if rest else []:
+    for override in re.split(r",(?=\s*[A-Za-z_][\w.]*=)", rest) if rest else []:
         key, equals, text = override.strip().partition("=")
         if not equals:
             raise ValueError(

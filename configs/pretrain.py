@@ -10,11 +10,19 @@ Presets (add overrides after commas: `configs/pretrain.py:tiny,groups=32`):
 | `tiny_long` | the same scenes | 2 CPU cores | at most 90 minutes |
 | `flickr8k` | Flickr8k photos under `config.data.root` | 2 CPU cores | 100 minutes |
 
-The paper's own sizes (ResNet-50 at 800/1333 on COCO + Visual Genome) are not among them
-yet; `main` says so.
+Without a preset it is the paper's own size (ResNet-50 at 800/1333 on COCO + Visual
+Genome; also `x152`, `x152_32x4d`), which only says what it will need: it comes later.
 """
 
-from configs import common
+import functools
+import os
+import sys
+from pathlib import Path
+
+# Given as a file, this is loaded from any working directory.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from configs import common  # noqa: E402
 
 
 def tiny():
@@ -38,17 +46,7 @@ def tiny():
     config.model.max_positions = 48
     config.model.norm = "batch"
 
-    config.data.corpora = (
-        dict(
-            source="scenes",
-            name="scenes",
-            weight=1.0,
-            seed=0,
-            train_scenes=20000,
-            evaluate_scenes=1000,
-            captions_per_scene=5,
-        ),
-    )
+    config.data.corpora = (dict(source="scenes", name="scenes", weight=1.0),)
     config.data.tokenizer = "scenes"
     config.data.max_text_length = 22  # the longest caption has 20 words
     config.data.short_side = 96
@@ -67,9 +65,120 @@ def tiny():
     return config
 
 
-PRESETS = {"tiny": tiny}
+def tiny_long():
+    """The model of `tiny`, trained for longer."""
+    config = tiny()
+    config.preset = "tiny_long"
+    config.total = "12000 steps"
+    return config
+
+
+def flickr8k():
+    """A CPU-sized model on 6,000 real photos with five captions each.
+
+    `config.data.root` or PIXEL_BERT_DATA names a folder with `dataset_flickr8k.json`
+    (Karpathy's splits) and the photos in `Images`. A vocabulary beside it is given by
+    --config.data.tokenizer=FOLDER/vocab.txt; the default comes from the Hugging Face
+    hub or its cache.
+    """
+    config = common.base()
+    config.preset = "flickr8k"
+    config.total = "20 epochs"
+    config.groups = 32
+    config.texts_per_group = 5
+    # Few, so that the projection onto 30,522 words stays small; of captions of 34
+    # tokens about 2 % would have drawn more masks.
+    config.masking.slots = 4
+
+    # 0.11 GFLOP forward a photo (multiply and add counted as two).
+    config.model.backbone = dict(
+        depths=(1, 1, 1, 1), widths=(24, 48, 96, 160), strides=(2, 2, 2, 1)
+    )
+    config.model.features = 128
+    config.model.heads = 4
+    config.model.hidden = 512
+    config.model.layers = 2
+    # 8 of 4 x 4 cells in training; all 16 and 34 tokens make 50 in evaluation.
+    config.model.sample_pixels = 8
+    config.model.dropout = 0.0
+    config.model.init_std = 0.08
+    config.model.max_positions = 48
+    config.model.norm = "batch"
+
+    config.data.corpora = (
+        dict(
+            source="karpathy",
+            name="flickr8k",
+            weight=1.0,
+            annotations="dataset_flickr8k.json",
+            images="Images",
+            splits=dict(train=("train",), evaluate=("val",)),
+        ),
+    )
+    config.data.tokenizer = "bert-base-uncased"
+    config.data.max_text_length = 34
+    config.data.short_side = 128
+    config.data.long_side = 128
+    config.data.canvases = ("128x128",)
+    config.data.source_canvases = (224,)
+
+    config.optim.groups.cnn.learning_rate = 0.05
+    config.optim.groups.transformer.learning_rate = 1e-3
+    config.optim.warmup = "200 steps"
+    config.optim.decays = ("60 %", "85 %")
+    config.optim.clip_norm = 1.0
+    return config
+
+
+def full_size(preset):
+    """Says what the paper's own sizes will need, and what runs now.
+
+    Raises:
+      ValueError: always; they come in a later version.
+    """
+    named = f"the preset {preset!r}" if preset else "without a preset this"
+    root = os.environ.get("PIXEL_BERT_DATA", "")
+    lines = [
+        f"{named} is the paper's own size: {SIZES[preset or 'r50']},",
+        "pre-trained on COCO captions and Visual Genome region descriptions. This",
+        "version cannot train it yet. What runs now, without any data:",
+        "  python -m pixel_bert_jax.main --config=configs/pretrain.py:tiny",
+        "The data that it needs, below the folder given by --config.data.root or by the",
+        f"environment variable PIXEL_BERT_DATA ({root or 'unset'}):",
+    ]
+    for name, origin in FULL_DATA.items():
+        found = "found  " if root and Path(root, name).exists() else "missing"
+        lines.append(f"  {found}  {name:<38}  {origin}")
+    raise ValueError("\n".join(lines))
+
+
+# What the full sizes read below the data folder, and where it comes from.
+FULL_DATA = {
+    "coco/annotations/dataset_coco.json": "Karpathy's splits, caption_datasets.zip: "
+    "https://cs.stanford.edu/people/karpathy/deepimagesent",
+    "coco/train2014": "photos: https://cocodataset.org/#download",
+    "coco/val2014": "photos: the same page",
+    "visual_genome/region_descriptions.json": "https://homes.cs.washington.edu/"
+    "~ranjay/visualgenome",
+    "visual_genome/image_data.json": "the same page",
+    "visual_genome/VG_100K": "photos, part 1: the same page",
+    "visual_genome/VG_100K_2": "photos, part 2: the same page",
+}
+
+SIZES = {
+    "r50": "ResNet-50 on images of 800 x 1333 pixels",
+    "x152": "ResNeXt-152 32x8d on images of 600 x 1000 pixels",
+    "x152_32x4d": "ResNeXt-152 32x4d on images of 600 x 1000 pixels",
+}
+
+PRESETS = {
+    "tiny": tiny,
+    "tiny_long": tiny_long,
+    "flickr8k": flickr8k,
+    **{name: functools.partial(full_size, name) for name in ("", *SIZES)},
+}
 
 
 def get_config(argument=""):
-    """Returns the config of `preset,key=value,...`."""
+    """Returns the config of "preset,key=value,..."; see `common.parse`."""
     return common.parse(argument, PRESETS)

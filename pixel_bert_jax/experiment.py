@@ -97,19 +97,19 @@ class Experiment:
         data = self.config["data"]
         if not data["corpora"]:
             raise InputError("data.corpora is empty: at least one corpus is needed")
-        sources = []
+        sources, corpora = [], []
         for corpus in data["corpora"]:
-            fields = dict(corpus)
-            kind = fields.get("source", "")
+            kind = corpus.get("source", "")
             if kind not in SOURCES:
                 raise InputError(
                     f"data.corpora: source {kind!r}{nearest(kind, SOURCES)}; valid: "
                     f"{', '.join(SOURCES)}"
                 )
-            sources.append(SOURCES[kind](fields, split, self.root))
+            corpora.append({**data.get(kind, {}), **corpus})
+            sources.append(SOURCES[kind](corpora[-1], split, self.root))
         identity = json.dumps(
             [
-                [dict(c) for c in data["corpora"]],
+                corpora,
                 split,
                 str(self.root),
                 [str(f) for s in sources for f in s.files()],

@@ -8,14 +8,16 @@ compiling, 3 too many non-finite updates, 4 too many bad images, 143 preempted a
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pixel_bert_jax import types
+from pixel_bert_jax import trees, types
 
 MODES = ("train", "evaluate")
 FIGURE_PANELS = 8
@@ -118,10 +120,87 @@ def fail(message: str, code: int = types.EXIT_BAD_INPUT) -> int:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; anything wrong in it ends with exit code 2."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, ValueError, KeyError, AttributeError, OSError) as error:
-        text = error.args[0] if error.args else str(error)
-        sys.exit(fail(str(text)))
+        check_config(argv[1:])
+        rest = flags.FLAGS(argv)
+    except (flags.Error, types.InputError) as error:
+        sys.exit(fail(str(error)))
+    # `app.run` would make it INFO, at which checkpointing tells of every file.
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING
+    return rest
+
+
+def check_config(arguments: list[str]) -> None:
+    """Says what is wrong with --config and the fields that are set on it.
+
+    config_flags would answer with a traceback, or with a bare name.
+
+    Args:
+      arguments: the command line without the program.
+
+    Raises:
+      InputError: no such file, preset or field, or a value of another type.
+    """
+    words = iter(arguments)
+    fields: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.lstrip("-").partition("=")
+        if name == "config":
+            config = load_config(value if equals else next(words, ""))
+            fields = {
+                path.replace(trees.SEPARATOR, "."): default
+                for path, default in trees.flatten(config).items()
+            }
+        elif fields and name.startswith("config."):
+            # "[" continues with an element of a tuple.
+            path = name.removeprefix("config.").partition("[")[0]
+            if path not in fields:
+                raise types.InputError(
+                    f"no config field {path!r}{types.nearest(path, fields)}"
+                )
+            if equals and isinstance(fields[path], int | float):
+                check_number(path, value, fields[path])
+
+
+def check_number(path: str, text: str, default: Any) -> None:
+    """Checks a number or truth value given for a config field.
+
+    Raises:
+      InputError: `text` is of another type than `default`.
+    """
+    parser = {bool: flags.BooleanParser, int: flags.IntegerParser}.get(
+        type(default), flags.FloatParser
+    )()
+    try:
+        parser.parse(text)
+    except ValueError as error:
+        raise types.InputError(
+            f"config field {path}: expected {type(default).__name__} such as "
+            f"{default}, received {text!r}"
+        ) from error
+
+
+def load_config(value: str) -> dict[str, Any]:
+    """Returns the config of FILE:ARGUMENT.
+
+    Raises:
+      InputError: no such file, or what its `get_config` says of the argument.
+    """
+    name, colon, argument = value.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        there = [str(other) for other in path.parent.glob("*.py")]
+        raise types.InputError(
+            f"--config={value}: no file {name!r}{types.nearest(name, there)}"
+        )
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        config = module.get_config(*[argument][: len(colon)])
+    except ValueError as error:
+        raise types.InputError(f"--config={value}: {error}") from error
+    return config.to_dict()
 
 
 if __name__ == "__main__":
