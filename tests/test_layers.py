@@ -55,6 +55,7 @@ LAYERS = {
     "viz": 4,
     "train_step": 4,
     "experiment": 5,
+    "dry_run": 5,
     "train": 5,
     "evaluate": 5,
     "inference": 5,
@@ -215,6 +216,15 @@ def test_importing_the_package_is_light():
         "heavy = {'jax', 'numpy', 'tensorflow'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
+
+
+def test_public_names_lie_where_the_package_says():
+    import pixel_bert_jax
+
+    for name, module in pixel_bert_jax._EXPORTS.items():
+        tree = TREES[MODULES[module.removeprefix(f"{PACKAGE}.")]]
+        defined = [getattr(node, "name", None) for node in tree.body]
+        assert name in defined, f"{module} defines no {name}"
 
 
 def test_lowest_layer_needs_only_numpy():
