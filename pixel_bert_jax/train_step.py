@@ -50,9 +50,12 @@ def build(
         flat = trees.flatten(state.params)
         trainable = {path: flat[path] for path in grads}
         norm = optax.global_norm(grads)
-        updates, opt_state = optimizer.transform.update(
-            grads, state.opt_state, trainable
-        )
+        # Our own code keeps strict dtype promotion (the tests run under it); optax's
+        # Adam raises a float to an int32 counter.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.transform.update(
+                grads, state.opt_state, trainable
+            )
         factor = optimizer.schedule(state.step)
         updates = jax.tree.map(lambda u: u * factor, updates)
         params = trees.unflatten(flat | optax.apply_updates(trainable, updates))
