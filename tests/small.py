@@ -1,0 +1,213 @@
+"""A Pixel-BERT of a few thousand parameters, random batches for it, and its step."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pixel_bert_jax import optim, sharding, train_state, train_step
+from pixel_bert_jax.ops.image import RGB_STD
+from pixel_bert_jax.ops.keys import HOLE
+from pixel_bert_jax.ops.masking import Vocabulary
+from pixel_bert_jax.tasks.base import TextSpec
+from pixel_bert_jax.tasks.pretrain import Pretrain
+
+VOCAB = 37
+LENGTH = 10
+CANVAS = (32, 48)  # stride 8: 4 x 6 cells
+CONFIG = {
+    "objectives": {
+        "mlm": {"weight": 1.0, "on_swapped": True},
+        "itm": {"weight": 1.0},
+    },
+    "masking": {"probability": 0.15, "whole_words": False, "slots": 0},
+    "eval": {"seed": 3},
+    "model": {
+        "backbone": {"depths": (1, 1), "widths": (8, 12), "strides": (1, 2)},
+        "norm": "frozen",
+        "norm_momentum": 0.9,
+        "features": 16,
+        "layers": 1,
+        "heads": 2,
+        "hidden": 32,
+        "dropout": 0.0,
+        "max_positions": 16,
+        "init_std": 0.2,
+        "sample_pixels": 9,
+        "dtype": "float32",
+    },
+    "optim": {
+        "groups": {
+            "cnn": {
+                "kind": "sgd",
+                "learning_rate": 1e-2,
+                "weight_decay": 5e-4,
+                "momentum": 0.9,
+            },
+            "transformer": {
+                "kind": "adamw",
+                "learning_rate": 1e-3,
+                "weight_decay": 1e-2,
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "epsilon": 1e-6,
+            },
+        },
+        "rules": [(r"backbone/.*", "cnn"), (r".*", "transformer")],
+        "clip_norm": 10.0,
+        "warmup": "2 steps",
+        "warmup_factor": 1 / 3,
+        "decays": ["90 %"],
+        "decay_factor": 0.1,
+    },
+}
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """Returns CONFIG with changes such as `model__norm="batch"`."""
+    out = copy.deepcopy(CONFIG)
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        node = out
+        for parent in parents:
+            node = node[parent]
+        node[name] = value
+    return out
+
+
+def task(**changes: Any) -> Pretrain:
+    vocabulary = Vocabulary(
+        special_ids=(0, 1, 2, 3, 4),
+        mask_id=4,
+        replacement_ids=np.arange(5, VOCAB, dtype=np.int32),
+        is_continuation=np.arange(VOCAB) >= 30,
+    )
+    return Pretrain(config(**changes), TextSpec(VOCAB, LENGTH, vocabulary))
+
+
+def batch(
+    groups: int,
+    texts: int = 2,
+    images: int = 1,
+    *,
+    seed: int = 0,
+    corpora: int = 2,
+    evaluation: bool = False,
+) -> dict[str, np.ndarray]:
+    """Returns [G, ...] arrays with prepared images: odd sizes, holes, failed images."""
+    random = np.random.default_rng(seed)
+
+    def photos() -> tuple[np.ndarray, np.ndarray]:
+        size = random.integers([9, 16], [33, 49], (groups, images, 2)).astype(np.int32)
+        size[1::5] = 0
+        pixels = random.normal(0, 60 / min(RGB_STD), (groups, images, *CANVAS, 3))
+        rows = np.arange(CANVAS[0])[:, None] < size[..., 0, None, None]
+        columns = np.arange(CANVAS[1]) < size[..., 1, None, None]
+        inside = (rows & columns)[..., None]
+        return np.where(inside, pixels, 0).astype(np.float32), size
+
+    def captions() -> tuple[np.ndarray, np.ndarray]:
+        # From 1 to all words: the numbers of masked tokens differ much.
+        words = random.integers(1, LENGTH - 1, (groups, texts))
+        place = np.arange(LENGTH)
+        ids = random.integers(5, VOCAB, (groups, texts, LENGTH))
+        ids[..., 0] = 2
+        ids = np.where(place == words[..., None] + 1, 3, ids)
+        mask = place <= words[..., None] + 1
+        return np.where(mask, ids, 0).astype(np.int32), mask
+
+    image, size = photos()
+    ids, mask = captions()
+    real = random.random((groups, texts)) < 0.9
+    real[:, 0] = True
+    real &= (size[..., 0] > 0).all(axis=1)[:, None]
+    corpus = random.integers(0, corpora, groups).astype(np.int32)
+    high = np.broadcast_to(corpus[:, None], (groups, texts))
+    low = np.arange(groups * texts).reshape(groups, texts)
+    uid = np.stack([high, low], axis=-1)
+    uid = np.where((size[..., 0] > 0).all(axis=1)[:, None, None], uid, HOLE)
+    out = {
+        "image": image,
+        "image_size": size,
+        "image_id": random.integers(0, max(groups * 2 // 3, 2), (groups, images)),
+        "corpus": corpus,
+        "text_ids": ids,
+        "text_mask": mask,
+        "example_uid": uid.astype(np.uint32),
+        "example_mask": real,
+    }
+    out["image_id"] = out["image_id"].astype(np.int32)
+    if evaluation:
+        out["negative_ids"], out["negative_mask"] = captions()
+        out["other_image"], out["other_image_size"] = photos()
+    return out
+
+
+@dataclasses.dataclass
+class Run:
+    """A task with its optimizer on a mesh."""
+
+    task: Pretrain
+    mesh: jax.sharding.Mesh
+    optimizer: optim.Optimizer
+    target: train_state.TrainState
+    config: dict[str, Any]
+
+    def state(self, seed: int = 0) -> train_state.TrainState:
+        return train_state.create(self.task, self.optimizer, seed, self.target)
+
+    def place(self, arrays: dict[str, np.ndarray], accumulate: int = 1) -> Any:
+        split = {
+            name: x.reshape(accumulate, -1, *x.shape[1:]) for name, x in arrays.items()
+        }
+        return sharding.place(split, self.mesh, sharding.BATCH_SPEC)
+
+    def step(self, **options: Any) -> Any:
+        function = train_step.build(self.task, self.optimizer, self.mesh, self.config)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.target)
+        return jax.jit(function, out_shardings=(shardings, None), **options)
+
+    def gradients(self) -> Any:
+        return jax.jit(train_step.build_gradients(self.task, self.optimizer, self.mesh))
+
+
+def run(devices: int = 1, fsdp: int = 1, **changes: Any) -> Run:
+    """Builds a run on the first devices, of which `fsdp` split the parameters."""
+    mesh = sharding.make_mesh({"data": -1, "fsdp": fsdp}, jax.devices()[:devices])
+    the_task = task(**changes)
+    shapes = jax.eval_shape(the_task.init, jax.random.key(0))
+    optimizer = optim.build(
+        config(**changes)["optim"], shapes["params"], steps_per_epoch=10, total=100
+    )
+    target = train_state.abstract(the_task, optimizer, 0, mesh, [(r".*", "fsdp")])
+    return Run(the_task, mesh, optimizer, target, config(**changes))
+
+
+def largest_relative(
+    got: dict[str, np.ndarray], want: dict[str, np.ndarray]
+) -> tuple[float, str]:
+    """Returns the largest per-tensor difference of gradients and the tensor's path.
+
+    max|d| / max(max|g|, 1e-6 of the model's largest).
+    """
+    largest = max(np.abs(np.asarray(g)).max() for g in want.values())
+    figures = {}
+    for path, g in want.items():
+        g, other = np.asarray(g), np.asarray(got[path])
+        floor = max(np.abs(g).max(), 1e-6 * largest)
+        figures[path] = float(np.abs(other - g).max() / floor)
+    path = max(figures, key=figures.get)
+    return figures[path], path
+
+
+def real_batch_stats(stats: Any, seed: int = 0) -> Any:
+    """Returns running statistics that are neither 0 nor 1."""
+    random = np.random.default_rng(seed)
+
+    def one(x: Any) -> jax.Array:
+        return jnp.asarray(random.uniform(0.5, 1.5, x.shape), x.dtype)
+
+    return jax.tree.map(one, stats)
