@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -136,7 +135,11 @@ class Checkpoints:
 def _manager(folder: Path, max_to_keep: int) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         folder,
-        item_names=("state", "meta"),
+        # Named here, so that a fresh process can ask for shapes before it restores.
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        },
         options=ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep, create=True, cleanup_tmp_directories=True
         ),
@@ -167,7 +170,7 @@ def _check_shapes(stored: Any, target: TrainState, step: int) -> None:
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
         return {
-            path_name(path): tuple(leaf.shape)
+            path_name(path): _stored_shape(leaf)
             for path, leaf in leaves
             if getattr(leaf, "shape", None) is not None
         }
@@ -184,6 +187,14 @@ def _check_shapes(stored: Any, target: TrainState, step: int) -> None:
             f"the checkpoint of step {step} is of another architecture: {len(wrong)} "
             f"leaves differ: {shown}"
         )
+
+
+def _stored_shape(leaf: Any) -> tuple[int, ...]:
+    """Returns the shape that a leaf has on disk, where a key is its raw bits."""
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return tuple(leaf.shape)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -255,13 +266,15 @@ def truncate_log(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
+    kept, content = [], path.read_text()
+    for line in content.splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError):
             continue  # the torn last line of a killed process
-    copy = path.with_suffix(".tmp")
-    copy.write_text("".join(line + "\n" for line in kept))
-    shutil.move(copy, path)
+    wanted = "".join(line + "\n" for line in kept)
+    if wanted != content:
+        copy = path.with_suffix(".tmp")
+        copy.write_text(wanted)
+        copy.replace(path)

@@ -97,7 +97,7 @@ def from_workdir(
     stored = meta["tokenizer"]
     tokenizer = WordPiece(stored["vocabulary"], lower_case=stored["lower_case"])
     experiment = Experiment(config, rebuild_index=rebuild_index, tokenizer=tokenizer)
-    state = checkpoints.restore(experiment.target, which)
+    state = checkpoints.restore(experiment.stored_target(meta["config"]), which)
     checkpoints.close()
     return experiment, state
 

@@ -31,7 +31,7 @@ from pixel_bert_jax.optim import Optimizer
 from pixel_bert_jax.tasks import TASKS
 from pixel_bert_jax.tasks.base import Task, TextSpec
 from pixel_bert_jax.train_state import TrainState
-from pixel_bert_jax.types import InputError, nearest
+from pixel_bert_jax.types import InputError, Params, nearest
 
 DATA_VARIABLE = "PIXEL_BERT_DATA"
 
@@ -41,7 +41,7 @@ class Experiment:
 
     Attributes:
       config: plain nested dict.
-      tokenizer: of `data.tokenizer`, or the checkpoint's own.
+      mesh: all devices, in the config's shape.
     """
 
     def __init__(
@@ -73,9 +73,12 @@ class Experiment:
         sharding.check_groups(
             config["groups"], config["optim"]["accumulate"], self.mesh
         )
-        if tokenizer is None:
-            tokenizer = load_tokenizer(config["data"]["tokenizer"])
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
+
+    @functools.cached_property
+    def tokenizer(self) -> WordPiece:
+        """The checkpoint's tokenizer, or else that of `data.tokenizer`."""
+        return self._tokenizer or load_tokenizer(self.config["data"]["tokenizer"])
 
     @functools.cached_property
     def root(self) -> Path | None:
@@ -197,20 +200,38 @@ class Experiment:
     @functools.cached_property
     def optimizer(self) -> Optimizer:
         """The optimizer over the task's parameters."""
-        shapes = jax.eval_shape(self.task.init, jax.random.key(0))
         return optim.build(
             self.config["optim"],
-            shapes["params"],
+            self._shapes["params"],
             steps_per_epoch=self.train_plan.steps_per_epoch,
             total=self.total_steps,
         )
 
     @functools.cached_property
+    def _shapes(self) -> Params:
+        return jax.eval_shape(self.task.init, jax.random.key(0))
+
+    @functools.cached_property
     def target(self) -> TrainState:
         """Shapes and shardings of the train state."""
+        return self._target(self.optimizer)
+
+    def stored_target(self, config: Mapping[str, Any]) -> TrainState:
+        """Returns the target for a state that was trained with `config`.
+
+        Lengths of the run decide schedules alone, no shape, so the training data that
+        they are counted from is not needed.
+        """
+        return self._target(
+            optim.build(
+                config["optim"], self._shapes["params"], steps_per_epoch=1, total=1
+            )
+        )
+
+    def _target(self, optimizer: Optimizer) -> TrainState:
         return train_state.abstract(
             self.task,
-            self.optimizer,
+            optimizer,
             self.config["seed"],
             self.mesh,
             self.config["sharding"],

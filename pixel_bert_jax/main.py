@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
     import jax
 
     from pixel_bert_jax import train
+    from pixel_bert_jax.data import images
 
     if config["compile_cache"]:
         cache = str(Path(config["compile_cache"]).expanduser())
@@ -74,6 +75,8 @@ def main(argv: list[str]) -> int:
         return fail(str(error))
     except types.NonFiniteError as error:
         return fail(str(error), types.EXIT_NON_FINITE)
+    except images.ImageError as error:
+        return fail(str(error), types.EXIT_ERROR)
     except types.BadImageBudgetError as error:
         return fail(str(error), types.EXIT_BAD_IMAGES)
     except train.Preempted as notice:

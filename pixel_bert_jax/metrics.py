@@ -14,6 +14,8 @@ import tqdm
 
 from pixel_bert_jax.types import Sums
 
+FILE = "metrics.jsonl"
+
 
 def means(sums: Sums) -> dict[str, float]:
     """Returns total / count of every metric; NaN where nothing was counted."""
@@ -36,7 +38,7 @@ class Writer:
         from clu import metric_writers
 
         self._summaries = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
-        self._lines = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
+        self._lines = open(workdir / FILE, "a", buffering=1)  # noqa: SIM115
         self._total = total_steps
         self._clock = Clock(first_step, total_steps)
         self._bar = None
@@ -53,6 +55,7 @@ class Writer:
         examples: str,
         pairs: float,
         waited: float,
+        moment: float,
     ) -> None:
         """Writes the figures of one training step.
 
@@ -61,12 +64,11 @@ class Writer:
           figures: of `means`.
           examples: a digest of the ids of the step's examples.
           pairs: text slots a step.
-          waited: seconds spent waiting for data since the start.
+          waited: seconds spent waiting for data since the start, at `moment`.
+          moment: when the step was sent to the device, of `time.monotonic`.
         """
-        self._lines.write(
-            json.dumps({"step": step, "examples": examples} | dict(figures)) + "\n"
-        )
-        speed = self._clock.tick(step, waited)
+        self._write_line({"step": step, "examples": examples, **figures})
+        speed = self._clock.tick(step, waited, moment)
         scalars = {f"train/{name}": value for name, value in figures.items()}
         scalars["speed/steps_per_second"] = speed.rate
         scalars["speed/data_wait_share"] = speed.wait_share
@@ -84,9 +86,7 @@ class Writer:
 
     def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes the figures of one evaluation."""
-        self._lines.write(
-            json.dumps({"step": step, "evaluation": dict(figures)}) + "\n"
-        )
+        self._write_line({"step": step, "evaluation": dict(figures)})
         self._summaries.write_scalars(
             step, {f"evaluation/{name}": value for name, value in figures.items()}
         )
@@ -111,6 +111,17 @@ class Writer:
         self._summaries.close()
         self._lines.close()
 
+    def _write_line(self, fields: Mapping[str, Any]) -> None:
+        self._lines.write(json.dumps(as_json(fields), allow_nan=False) + "\n")
+
+
+def has_evaluation(workdir: Path, step: int) -> bool:
+    """Returns whether the figures of the evaluation at `step` were written."""
+    path = workdir / FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = (json.loads(line) for line in lines if '"evaluation"' in line)
+    return any(line["step"] == step for line in found)
+
 
 class Speed:
     """Rate and remaining time at one moment."""
@@ -128,12 +139,11 @@ class Clock:
         self._last = (first_step, time.monotonic(), 0.0)
         self._total = total_steps
 
-    def tick(self, step: int, waited: float) -> Speed:
-        """Returns the speed since the last tick."""
+    def tick(self, step: int, waited: float, moment: float) -> Speed:
+        """Returns the speed since the last tick; arguments as of `Writer.train`."""
         last_step, last_time, last_waited = self._last
-        now = time.monotonic()
-        seconds = max(now - last_time, 1e-9)
-        self._last = (step, now, waited)
+        seconds = max(moment - last_time, 1e-9)
+        self._last = (step, moment, waited)
         rate = (step - last_step) / seconds
         remaining = (self._total - step) / rate if rate > 0 else math.inf
         return Speed(rate, (waited - last_waited) / seconds, remaining)
@@ -150,6 +160,8 @@ def clock_time(seconds: float) -> str:
 
 def as_json(value: Any) -> Any:
     """Returns a value that JSON can hold: NaN and infinities become None."""
+    if isinstance(value, Mapping):
+        return {name: as_json(item) for name, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

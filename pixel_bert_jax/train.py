@@ -26,6 +26,7 @@ from pixel_bert_jax.experiment import (
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError, NonFiniteError
 
+BAD_IMAGES = "bad_images.jsonl"
 PROJECT_AFTER = 50  # steps until the projected time of the whole run is printed
 
 
@@ -62,8 +63,19 @@ def train_and_evaluate(
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = evaluate.open_checkpoints(config, workdir)
     state, first = restore_or_create(experiment, checkpoints, workdir)
-    if first >= total:
-        print(f"already finished: {workdir} is at step {first} of {total}")
+
+    def evaluation_due(step: int) -> bool:
+        whole = step == total or step % max(evaluate_every, 1) == 0
+        return bool(evaluate_every and step and whole)
+
+    # A run that was killed between saving and evaluating makes up for it.
+    late = evaluation_due(first) and not metrics.has_evaluation(workdir, first)
+    if first >= total and not late:
+        print(
+            f"already finished: {workdir} is at step {first} of {total}, "
+            f"SHA-256 {checkpointing.digest(state)}"
+        )
+        checkpoints.close()
         return state
     report(experiment, state)
     predict = evaluate.predictor(experiment)
@@ -75,6 +87,21 @@ def train_and_evaluate(
         stack.callback(checkpoints.close)
         stream = stack.enter_context(train_stream(experiment, workdir, first, total))
         terminated = stack.enter_context(on_sigterm())
+
+        def evaluate_now(step: int) -> None:
+            figures = evaluate.run(
+                experiment,
+                state.variables,
+                predict,
+                oracle=config["eval"]["oracle"],
+            )
+            # The line comes last: it says that nothing of this evaluation is missing.
+            if checkpoints.save_if_best(state, experiment.meta, figures):
+                checkpoints.wait()
+            writer.evaluation(step, figures)
+
+        if late:
+            evaluate_now(first)
         started = time.monotonic()
         for item in stream:
             step = item.step + 1  # batches consumed once this one is done
@@ -84,7 +111,7 @@ def train_and_evaluate(
             # Figures are read one step late, so that the device is never waited for.
             if pending is not None:
                 pending.write(writer, config)
-            due = step % log_every == 0 or step in (first + 1, total)
+            due = step % log_every == 0 or step in (1, total)
             pending = _Pending(step, item, sums, stream.wait_seconds) if due else None
             if step == first + PROJECT_AFTER:
                 writer.say(projection(state, started, PROJECT_AFTER, total - step))
@@ -96,17 +123,10 @@ def train_and_evaluate(
             if stopping and step < total:
                 checkpoints.wait()
                 raise Preempted(f"SIGTERM: saved step {step} of {total} in {workdir}")
-            if evaluate_every and (step % evaluate_every == 0 or step == total):
+            if evaluation_due(step):
                 if pending is not None:
                     pending = pending.write(writer, config)
-                figures = evaluate.run(
-                    experiment,
-                    state.variables,
-                    predict,
-                    oracle=config["eval"]["oracle"],
-                )
-                writer.evaluation(step, figures)
-                checkpoints.save_if_best(state, experiment.meta, figures)
+                evaluate_now(step)
         checkpoints.wait()
         writer.say(f"finished step {total}, SHA-256 {checkpointing.digest(state)}")
     return state
@@ -128,7 +148,7 @@ def restore_or_create(
                 "--config.init.allow_scratch=True to train this size from scratch"
             )
         (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        checkpointing.truncate_log(workdir / "metrics.jsonl", -1)
+        truncate_logs(workdir, 0)
         print("starting from scratch", file=sys.stderr)
         return experiment.create_state(), 0
     meta = checkpoints.read_meta()
@@ -145,9 +165,16 @@ def restore_or_create(
             )
     state = checkpoints.restore(experiment.target)
     step = int(jax.device_get(state.step))
-    checkpointing.truncate_log(workdir / "metrics.jsonl", step)
+    truncate_logs(workdir, step)
     print(f"resuming from step {step} of {workdir}", file=sys.stderr)
     return state, step
+
+
+def truncate_logs(workdir: Path, step: int) -> None:
+    """Removes what a killed run wrote after the checkpoint of `step`."""
+    checkpointing.truncate_log(workdir / metrics.FILE, step)
+    # Bad images are listed with the step of the plan, which counts from 0.
+    checkpointing.truncate_log(workdir / BAD_IMAGES, step - 1)
 
 
 def train_stream(
@@ -162,7 +189,7 @@ def train_stream(
         stop=total,
         on_bad_image=data["on_bad_image"],
         bad_image_budget=data["bad_image_budget"],
-        bad_image_list=workdir / "bad_images.jsonl",
+        bad_image_list=workdir / BAD_IMAGES,
         workers=data["workers"],
         prefetch=data["prefetch"],
     )
@@ -224,6 +251,7 @@ class _Pending:
 
     def __init__(self, step: int, item: Step, sums: Any, waited: float):
         self.step, self.sums, self.waited = step, sums, waited
+        self.moment = time.monotonic()
         uid = np.ascontiguousarray(item.batch["example_uid"])
         self.examples = hashlib.sha256(uid.tobytes()).hexdigest()[:16]
         self.pairs = float(item.batch["example_mask"].sum())
@@ -237,6 +265,7 @@ class _Pending:
             examples=self.examples,
             pairs=self.pairs,
             waited=self.waited,
+            moment=self.moment,
         )
         budget = config["optim"]["non_finite_budget"]
         if figures["skipped_in_a_row"] > budget:

@@ -126,8 +126,9 @@ class PixelBert(nn.Module):
 
         def pairs(x: Array, axis: int) -> Array:
             x = jnp.expand_dims(x, axis)
-            shape = (groups, images, texts, *x.shape[3:])
-            return jnp.broadcast_to(x, shape).reshape(-1, *x.shape[3:])
+            rest = x.shape[3:]  # without a single pixel, -1 would have no meaning
+            x = jnp.broadcast_to(x, (groups, images, texts, *rest))
+            return x.reshape(groups * images * texts, *rest)
 
         sequence = jnp.concatenate(
             [pairs(words.astype(visual.features.dtype), 1), pairs(visual.features, 2)],
