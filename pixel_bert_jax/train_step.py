@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pixel_bert_jax import trees
 from pixel_bert_jax.models.norm import update_running
@@ -92,6 +92,7 @@ def build_gradients(
 ) -> Callable[[TrainState, Batch], tuple[dict[str, Array], Sums, Params]]:
     """Returns (state, batch) -> (gradients by path, metric sums, norm moments)."""
     split = NamedSharding(mesh, BATCH_SPEC)
+    whole = NamedSharding(mesh, PartitionSpec())
 
     def gradients(
         state: TrainState, batch: Batch
@@ -113,8 +114,11 @@ def build_gradients(
         def objective(
             trainable: dict[str, Array], batch: Batch, views: Any, micro: Any
         ) -> tuple[Array, tuple[Sums, Params]]:
+            # What `fsdp` splits is brought together where it is used. Left to itself the
+            # compiler splits activations by features and moves visual tokens.
+            params = jax.lax.with_sharding_constraint(flat | trainable, whole)
             variables = {
-                "params": trees.unflatten(flat | trainable),
+                "params": trees.unflatten(params),
                 "batch_stats": state.batch_stats,
             }
             out = task.losses(
