@@ -49,7 +49,7 @@ def build(
         grads, sums, moments = gradients(state, batch)
         flat = trees.flatten(state.params)
         trainable = {path: flat[path] for path in grads}
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         # Our own code keeps strict dtype promotion (the tests run under it); optax's
         # Adam raises a float to an int32 counter.
         with jax.numpy_dtype_promotion("standard"):

@@ -5,16 +5,20 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pixel_bert_jax import optim, sharding, train_state, train_step
+from pixel_bert_jax import checkpointing, optim, sharding, train_state, train_step
 from pixel_bert_jax.ops.image import RGB_STD
 from pixel_bert_jax.ops.keys import HOLE
 from pixel_bert_jax.ops.masking import Vocabulary
 from pixel_bert_jax.tasks.base import TextSpec
 from pixel_bert_jax.tasks.pretrain import Pretrain
 
+# Halves the time to compile; what is tested runs for milliseconds.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 VOCAB = 37
 LENGTH = 10
 CANVAS = (32, 48)  # stride 8: 4 x 6 cells
@@ -157,7 +161,22 @@ class Run:
     config: dict[str, Any]
 
     def state(self, seed: int = 0) -> train_state.TrainState:
-        return train_state.create(self.task, self.optimizer, seed, self.target)
+        """Fills the state with numpy; compiling the initialisation takes longer."""
+        random = np.random.default_rng(seed)
+
+        def one(path: Any, leaf: Any) -> jax.Array:
+            name = checkpointing.path_name(path)
+            if name == "rng":
+                return jax.device_put(jax.random.key(seed), leaf.sharding)
+            value = np.zeros(leaf.shape)
+            if name.startswith("params"):
+                deviation = 0.2 if len(leaf.shape) > 1 else 0.05
+                value = random.normal(0, deviation, leaf.shape) + name.endswith("scale")
+            elif name.startswith("batch_stats"):
+                value = random.uniform(0.5, 1.5, leaf.shape)
+            return jax.device_put(value.astype(leaf.dtype), leaf.sharding)
+
+        return jax.tree_util.tree_map_with_path(one, self.target)
 
     def place(self, arrays: dict[str, np.ndarray], accumulate: int = 1) -> Any:
         split = {
@@ -165,13 +184,17 @@ class Run:
         }
         return sharding.place(split, self.mesh, sharding.BATCH_SPEC)
 
-    def step(self, **options: Any) -> Any:
+    def step(self, state: Any, arrays: Any) -> Any:
+        """Compiles the training step for these arguments."""
         function = train_step.build(self.task, self.optimizer, self.mesh, self.config)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.target)
-        return jax.jit(function, out_shardings=(shardings, None), **options)
+        function = jax.jit(function, out_shardings=(shardings, None))
+        return function.lower(state, arrays).compile(QUICK)
 
-    def gradients(self) -> Any:
-        return jax.jit(train_step.build_gradients(self.task, self.optimizer, self.mesh))
+    def gradients(self, state: Any, arrays: Any) -> Any:
+        """Compiles the gradients of one step for these arguments."""
+        function = train_step.build_gradients(self.task, self.optimizer, self.mesh)
+        return jax.jit(function).lower(state, arrays).compile(QUICK)
 
 
 def run(devices: int = 1, fsdp: int = 1, **changes: Any) -> Run:
@@ -201,13 +224,3 @@ def largest_relative(
         figures[path] = float(np.abs(other - g).max() / floor)
     path = max(figures, key=figures.get)
     return figures[path], path
-
-
-def real_batch_stats(stats: Any, seed: int = 0) -> Any:
-    """Returns running statistics that are neither 0 nor 1."""
-    random = np.random.default_rng(seed)
-
-    def one(x: Any) -> jax.Array:
-        return jnp.asarray(random.uniform(0.5, 1.5, x.shape), x.dtype)
-
-    return jax.tree.map(one, stats)
