@@ -56,7 +56,8 @@ def main(argv: list[str]) -> int:
     from pixel_bert_jax import train
     from pixel_bert_jax.data import images
 
-    if config["compile_cache"]:
+    # The environment variable is JAX's own and wins.
+    if config["compile_cache"] and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = str(Path(config["compile_cache"]).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
     try:

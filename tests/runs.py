@@ -1,0 +1,157 @@
+"""Runs of the real program on a tiny config, each in a process of its own.
+
+A straight run is made once a session and shared by all workers; compiled programs are
+kept in the tests' compile cache, so that every later process starts within seconds.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 12
+GROUPS = 16
+# 48 scenes are three batches an epoch; 12 steps cross three epoch borders.
+MICRO = {
+    "groups": GROUPS,
+    "texts_per_group": 2,
+    "total": f"{STEPS} steps",
+    "optim.accumulate": 2,
+    "data.scenes.train_scenes": 48,
+    "data.scenes.evaluate_scenes": 8,
+    "data.scenes.captions_per_scene": 2,
+    "data.canvases": ("112x112",),  # one program to compile
+    "model.layers": 1,
+    "model.features": 32,
+    "model.heads": 2,
+    "model.hidden": 64,
+    "model.dropout": 0.1,  # a resumed run must draw what the straight one draws
+    "model.backbone.widths": (8, 8, 16),
+    "log.every": 1,
+    "checkpoint.every": "5 steps",
+    "checkpoint.best_metric": "scenes/match",
+    "eval.every": "6 steps",
+    "eval.groups": 8,
+}
+
+
+def argument(**changes: Any) -> str:
+    """Returns the preset with all overrides; "__" stands for "." in a name."""
+    fields = MICRO | {name.replace("__", "."): v for name, v in changes.items()}
+    return "tiny," + ",".join(f"{name}={value}" for name, value in fields.items())
+
+
+def command(*flags: str, config: str = "configs/pretrain.py:" + argument()) -> list[str]:
+    """Returns the command line of a process."""
+    return [sys.executable, "-m", "pixel_bert_jax.main", f"--config={config}", *flags]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How a process ended."""
+
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the final state, as the last line of a run says it."""
+        found = re.findall(r"SHA-256 ([0-9a-f]{64})", self.output)
+        assert found, self.output
+        return found[-1]
+
+
+class Process:
+    """A running program whose output is read line by line."""
+
+    def __init__(self, command: list[str], **environment: str):
+        """Starts it in the repository root."""
+        self.began = time.monotonic()
+        self.lines: list[tuple[float, str]] = []  # (seconds since the start, line)
+        self.popen = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def read_until(self, start: str) -> bool:
+        """Reads up to a line that begins with `start`; False if none came."""
+        for line in self.popen.stdout:
+            self.lines.append((time.monotonic() - self.began, line))
+            if line.startswith(start):
+                return True
+        return False
+
+    def finish(self) -> Outcome:
+        """Reads to the end of the process."""
+        for line in self.popen.stdout:
+            self.lines.append((time.monotonic() - self.began, line))
+        code = self.popen.wait()
+        output = "".join(line for _, line in self.lines)
+        return Outcome(code, output, time.monotonic() - self.began)
+
+
+def run(*flags: str, **environment: str) -> Outcome:
+    """Runs the micro config to its end."""
+    return Process(command(*flags), **environment).finish()
+
+
+@dataclasses.dataclass
+class Straight:
+    """The uninterrupted run."""
+
+    workdir: Path
+    index_dir: Path
+    digest: str
+    output: str
+    lines: list[dict[str, Any]]
+    stepping: float  # seconds from the first to the last step
+
+
+def straight(factory: pytest.TempPathFactory) -> Straight:
+    """Returns the session's uninterrupted run, making it if it is the first to ask."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    workdir, index_dir = shared / "straight", shared / "index"
+    note = shared / "straight.json"
+    with (shared / "straight.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not note.exists():
+            process = Process(command(*place(workdir, index_dir)))
+            outcome = process.finish()
+            assert outcome.code == 0, outcome.output
+            times = [t for t, line in process.lines if line.startswith("step ")]
+            print(f"straight run: {outcome.seconds:.1f} s")
+            content = {
+                "digest": outcome.digest,
+                "output": outcome.output,
+                "stepping": times[-1] - times[0],
+            }
+            note.write_text(json.dumps(content))
+    content = json.loads(note.read_text())
+    return Straight(workdir, index_dir, lines=log(workdir), **content)
+
+
+def place(workdir: Path, index_dir: Path) -> tuple[str, str]:
+    """Returns the flags that say where a run writes."""
+    return f"--workdir={workdir}", f"--config.data.index_dir={index_dir}"
+
+
+def log(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a run's metrics.jsonl."""
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]

@@ -1,0 +1,98 @@
+"""A killed run that is started again ends exactly like one that was not killed."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> runs.Straight:
+    return runs.straight(tmp_path_factory)
+
+
+def interrupt(
+    straight: runs.Straight, workdir: Path, number: int, after: int, delay: float = 0.0
+) -> runs.Outcome:
+    """Starts a run and sends it a signal, `delay` seconds after a step's log line."""
+    process = runs.Process(runs.command(*runs.place(workdir, straight.index_dir)))
+    assert process.read_until(f"step {after}/"), process.finish().output
+    time.sleep(delay)
+    os.kill(process.popen.pid, number)
+    return process.finish()
+
+
+def check_relaunch(straight: runs.Straight, workdir: Path, what: str) -> None:
+    """Runs the same command again and compares everything with the straight run."""
+    outcome = runs.run(*runs.place(workdir, straight.index_dir))
+    assert outcome.code == 0, outcome.output
+    start = next(x for x in outcome.output.splitlines() if x.startswith(STARTS))
+    print(f"{what}: {start.split(' of ')[0]}, {outcome.seconds:.1f} s")
+    assert outcome.digest == straight.digest
+    assert runs.log(workdir) == straight.lines
+
+
+STARTS = ("starting from", "resuming from", "already finished")
+
+
+def test_the_straight_run_logs_every_step(straight):
+    steps = [line["step"] for line in straight.lines if "loss" in line]
+    assert steps == list(range(1, runs.STEPS + 1))
+    assert len({line["examples"] for line in straight.lines if "loss" in line}) == 12
+    evaluated = [line["step"] for line in straight.lines if "evaluation" in line]
+    assert evaluated == [6, 12]
+
+
+def test_kill_and_resume(straight, tmp_path):
+    # Step 8 lies in the third epoch, beyond the checkpoint of step 5.
+    outcome = interrupt(straight, tmp_path, signal.SIGKILL, after=8)
+    assert outcome.code == -signal.SIGKILL
+    assert "finished" not in outcome.output
+    check_relaunch(straight, tmp_path, "killed after the line of step 8")
+
+
+def test_a_finished_run_says_so_and_changes_nothing(straight):
+    def files() -> dict[Path, tuple[int, int]]:
+        found = [path for path in straight.workdir.rglob("*") if path.is_file()]
+        return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in found}
+
+    before = files()
+    outcome = runs.run(*runs.place(straight.workdir, straight.index_dir))
+    assert outcome.code == 0
+    assert "already finished" in outcome.output
+    assert outcome.digest == straight.digest
+    assert files() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", range(1, runs.STEPS + 1))
+def test_kill_after_each_log_line(straight, tmp_path, after):
+    outcome = interrupt(straight, tmp_path, signal.SIGKILL, after)
+    assert outcome.code in (-signal.SIGKILL, 0)
+    check_relaunch(straight, tmp_path, f"killed after the line of step {after}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(5))
+def test_kill_at_a_random_time(straight, tmp_path, number):
+    delay = random.Random(number).uniform(0, straight.stepping)
+    outcome = interrupt(straight, tmp_path, signal.SIGKILL, after=1, delay=delay)
+    assert outcome.code in (-signal.SIGKILL, 0)
+    check_relaunch(straight, tmp_path, f"killed {delay:.3f} s after step 1")
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_with_its_code(straight, tmp_path):
+    outcome = interrupt(straight, tmp_path, signal.SIGTERM, after=2)
+    assert outcome.code == 143, outcome.output
+    last = outcome.output.splitlines()[-1]
+    assert last.startswith("SIGTERM: saved step "), outcome.output
+    step = int(last.split()[3])
+    assert 2 <= step < runs.STEPS
+    assert (tmp_path / "checkpoints" / "latest" / str(step)).is_dir()
+    check_relaunch(straight, tmp_path, f"SIGTERM, saved step {step}")
