@@ -1,0 +1,1 @@
+"""Configs of runs; they import nothing of the package."""

@@ -22,7 +22,7 @@ from pathlib import Path
 # Given as a file, this is loaded from any working directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from configs import common  # noqa: E402
+from configs import common
 
 
 def tiny():
@@ -143,8 +143,8 @@ def full_size(preset):
         "pre-trained on COCO captions and Visual Genome region descriptions. This",
         "version cannot train it yet. What runs now, without any data:",
         "  python -m pixel_bert_jax.main --config=configs/pretrain.py:tiny",
-        "The data that it needs, below the folder given by --config.data.root or by the",
-        f"environment variable PIXEL_BERT_DATA ({root or 'unset'}):",
+        "The data that it needs, below the folder given by --config.data.root or by",
+        f"the environment variable PIXEL_BERT_DATA ({root or 'unset'}):",
     ]
     for name, origin in FULL_DATA.items():
         found = "found  " if root and Path(root, name).exists() else "missing"

@@ -45,7 +45,9 @@ MAY_CHANGE = (
 class Checkpoints:
     """The checkpoints of one workdir."""
 
-    def __init__(self, workdir: Path, *, keep: int, metric: str = "", mode: str = "max"):
+    def __init__(
+        self, workdir: Path, *, keep: int, metric: str = "", mode: str = "max"
+    ):
         """Opens `workdir`/checkpoints, making it if needed.
 
         Args:
@@ -177,7 +179,8 @@ def _check_shapes(stored: Any, target: TrainState, step: int) -> None:
 
     have, want = shapes(stored), shapes(target)
     wrong = [
-        f"{path}: stored {have.get(path, 'nothing')}, wanted {want.get(path, 'nothing')}"
+        f"{path}: stored {have.get(path, 'nothing')}, "
+        f"wanted {want.get(path, 'nothing')}"
         for path in sorted(have.keys() | want.keys())
         if have.get(path) != want.get(path)
     ]

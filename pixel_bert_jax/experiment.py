@@ -179,9 +179,7 @@ class Experiment:
         epoch = self.train_plan.steps_per_epoch
         if duration is self.config["total"]:
             return durations.steps(duration, steps_per_epoch=epoch)
-        return durations.steps(
-            duration, steps_per_epoch=epoch, total=self.total_steps
-        )
+        return durations.steps(duration, steps_per_epoch=epoch, total=self.total_steps)
 
     @functools.cached_property
     def task(self) -> Task:
@@ -292,9 +290,7 @@ def prepare_images(
 
 def split_batch(batch: dict[str, Any], accumulate: int) -> dict[str, Any]:
     """Reshapes host arrays [G, ...] to [A, G / A, ...]: A micro-batches."""
-    return {
-        name: x.reshape(accumulate, -1, *x.shape[1:]) for name, x in batch.items()
-    }
+    return {name: x.reshape(accumulate, -1, *x.shape[1:]) for name, x in batch.items()}
 
 
 def count_parameters(params: Any) -> int:

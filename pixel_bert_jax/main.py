@@ -3,7 +3,8 @@
     python -m pixel_bert_jax.main --config=configs/pretrain.py:tiny
 
 Exit codes: 0 done or already finished, 1 run-time error, 2 bad input found before
-compiling, 3 too many non-finite updates, 4 too many bad images, 143 preempted and saved.
+compiling, 3 too many non-finite updates, 4 too many bad images, 143 preempted and
+saved.
 """
 
 from __future__ import annotations
@@ -69,9 +70,7 @@ def main(argv: list[str]) -> int:
             evaluate(config, workdir)
         else:
             print(f"workdir {workdir}", file=sys.stderr)
-            train.train_and_evaluate(
-                config, workdir, rebuild_index=REBUILD_INDEX.value
-            )
+            train.train_and_evaluate(config, workdir, rebuild_index=REBUILD_INDEX.value)
     except types.InputError as error:
         return fail(str(error))
     except types.NonFiniteError as error:

@@ -30,7 +30,7 @@ BAD_IMAGES = "bad_images.jsonl"
 PROJECT_AFTER = 50  # steps until the projected time of the whole run is printed
 
 
-class Preempted(Exception):  # noqa: N818 - a state of affairs, not an error
+class Preempted(Exception):
     """SIGTERM came; the state was saved."""
 
 
@@ -270,6 +270,6 @@ class _Pending:
         budget = config["optim"]["non_finite_budget"]
         if figures["skipped_in_a_row"] > budget:
             raise NonFiniteError(
-                f"step {self.step}: {int(figures['skipped_in_a_row'])} updates in a row "
-                f"were not finite, more than optim.non_finite_budget = {budget}"
+                f"step {self.step}: {int(figures['skipped_in_a_row'])} updates in a "
+                f"row were not finite, more than optim.non_finite_budget = {budget}"
             )

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from configs import pretrain
+
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 12
 GROUPS = 16
@@ -50,7 +52,14 @@ def argument(**changes: Any) -> str:
     return "tiny," + ",".join(f"{name}={value}" for name, value in fields.items())
 
 
-def command(*flags: str, config: str = "configs/pretrain.py:" + argument()) -> list[str]:
+def config(**changes: Any) -> dict[str, Any]:
+    """Returns the config that a process would have."""
+    return pretrain.get_config(argument(**changes)).to_dict()
+
+
+def command(
+    *flags: str, config: str = "configs/pretrain.py:" + argument()
+) -> list[str]:
     """Returns the command line of a process."""
     return [sys.executable, "-m", "pixel_bert_jax.main", f"--config={config}", *flags]
 
@@ -74,13 +83,13 @@ class Outcome:
 class Process:
     """A running program whose output is read line by line."""
 
-    def __init__(self, command: list[str], **environment: str):
-        """Starts it in the repository root."""
+    def __init__(self, command: list[str], cwd: Path = ROOT, **environment: str):
+        """Starts it in the folder `cwd`, with additional environment variables."""
         self.began = time.monotonic()
         self.lines: list[tuple[float, str]] = []  # (seconds since the start, line)
         self.popen = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=cwd,
             env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

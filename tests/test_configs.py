@@ -1,0 +1,241 @@
+"""Every preset builds, and the tiny ones have the paper's ideas at work."""
+
+import ast
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common, pretrain
+from pixel_bert_jax import durations, experiment
+from pixel_bert_jax.data import geometry
+from pixel_bert_jax.data.plan import Corpus, TrainPlan
+from pixel_bert_jax.data.sources import SOURCES
+from pixel_bert_jax.models.resnet import ResNet
+
+FULL_SIZE = ("", "r50", "x152", "x152_32x4d")
+BUILT = [name for name in pretrain.PRESETS if name not in FULL_SIZE]
+TINY = [name for name in BUILT if name.startswith("tiny")]
+SCENES = 300  # enough to see every canvas
+
+
+def total_stride(model) -> int:
+    # The stem and the pool after the projection have stride 2 each.
+    return 4 * math.prod(model.backbone.strides)
+
+
+def grids(config) -> dict[str, int]:
+    """Cells of each canvas' grid."""
+    stride = total_stride(config.model)
+    sizes = {text: geometry.parse_canvas(text) for text in config.data.canvases}
+    return {text: math.prod(x // stride for x in size) for text, size in sizes.items()}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_preset_builds(name):
+    config = pretrain.get_config(name)
+    assert config.preset == name and config.is_locked
+    assert config.model.features % config.model.heads == 0
+    assert config.data.max_text_length <= config.model.max_positions
+    assert {len(config.model.backbone[f]) for f in ("depths", "widths", "strides")} == {
+        len(config.model.backbone.depths)
+    }
+    total = durations.steps(config.total, steps_per_epoch=1000)
+    for duration in (config.optim.warmup, *config.optim.decays, config.eval.every):
+        assert durations.steps(duration, steps_per_epoch=1000, total=total) > 0
+    geometry.choose_canvas(  # every shape of photo finds a canvas
+        geometry.target_sizes(
+            np.array([[[600, 800]], [[800, 600]], [[700, 700]]]),
+            config.data.short_side,
+            config.data.long_side,
+        ),
+        [geometry.parse_canvas(text) for text in config.data.canvases],
+    )
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_presets_have_the_papers_ideas_at_work(name):
+    config = pretrain.get_config(name)
+    assert total_stride(config.model) == 16
+    assert config.texts_per_group > 1
+    assert len(config.data.canvases) >= 3
+    for canvas, cells in grids(config).items():
+        assert cells >= 36, canvas
+        assert 0.4 <= config.model.sample_pixels / cells <= 0.5, canvas
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_all_canvases_of_tiny_presets_occur_in_the_plan(name):
+    config = pretrain.get_config(f"{name},data.scenes.train_scenes={SCENES}").to_dict()
+    data = config["data"]
+    fields = data["scenes"] | data["corpora"][0]
+    records = list(SOURCES["scenes"](fields, "train", None).images())
+    texts = config["texts_per_group"]
+    plan = TrainPlan(
+        [
+            Corpus(
+                name="scenes",
+                weight=1.0,
+                unit_images=np.arange(SCENES, dtype=np.int32)[:, None],
+                text_unit=np.repeat(np.arange(SCENES), texts),
+                pictures=np.arange(SCENES),
+            )
+        ],
+        np.array([(r.height, r.width) for r in records], np.int32),
+        seed=config["seed"],
+        groups=config["groups"],
+        texts_per_group=texts,
+        short=data["short_side"],
+        long=data["long_side"],
+        canvases=[geometry.parse_canvas(text) for text in data["canvases"]],
+        source_canvases=data["source_canvases"],
+    )
+    wanted = {geometry.parse_canvas(text) for text in data["canvases"]}
+    assert {bucket.canvas for bucket in plan.buckets} == wanted
+    shown = {plan.batch(step).bucket.canvas for step in range(plan.steps_per_epoch)}
+    assert shown == wanted
+
+
+def test_flickr8k_is_as_small_as_its_budget():
+    config = pretrain.get_config("flickr8k")
+    model = config.model
+    assert total_stride(model) == 32
+    assert grids(config) == {"128x128": 16}
+    assert config.data.max_text_length + 16 == 50
+    assert model.layers <= 2 and model.features <= 128
+    cnn = ResNet(
+        model.backbone.depths,
+        model.backbone.widths,
+        model.backbone.strides,
+        model.norm,
+    )
+    image, size = jnp.zeros((1, 128, 128, 3)), jnp.full((1, 2), 128, jnp.int32)
+    variables = jax.eval_shape(
+        lambda: cnn.init(jax.random.key(0), image, size, train=False)
+    )
+    forward = jax.jit(lambda v: cnn.apply(v, image, size, train=False)[0])
+    counted = forward.lower(variables).cost_analysis()["flops"]
+    operations = 2 * convolutions(model.backbone, 128)
+    assert operations <= 0.2e9
+    # XLA leaves out products with padding and adds norms.
+    assert 0.8 * operations < counted < 1.1 * operations
+
+
+def convolutions(backbone, side: int) -> int:
+    """Multiply-adds of all convolutions over a square image."""
+    side = -(-side // 2)
+    before = backbone.widths[0]
+    total = side**2 * 9 * 3 * before
+    for depth, width, stride in zip(
+        backbone.depths, backbone.widths, backbone.strides, strict=True
+    ):
+        assert depth == 1
+        side = -(-side // stride)
+        total += side**2 * (9 * before * width + 9 * width**2)
+        if stride > 1 or before != width:
+            total += side**2 * before * width
+        before = width
+    return total
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_sizes_say_what_they_need(name, monkeypatch, tmp_path):
+    monkeypatch.delenv("PIXEL_BERT_DATA", raising=False)
+    with pytest.raises(ValueError, match=r"unset") as raised:
+        pretrain.get_config(name)
+    text = str(raised.value)
+    for needed in (
+        "configs/pretrain.py:tiny",
+        "--config.data.root",
+        *pretrain.FULL_DATA,
+        "https://cocodataset.org",
+        "caption_datasets.zip",
+        "visualgenome",
+    ):
+        assert needed in text
+    (tmp_path / "coco" / "train2014").mkdir(parents=True)
+    monkeypatch.setenv("PIXEL_BERT_DATA", str(tmp_path))
+    with pytest.raises(ValueError) as raised:
+        pretrain.get_config(name)
+    text = str(raised.value)
+    assert str(tmp_path) in text
+    assert "found    coco/train2014 " in text
+    assert "missing  coco/val2014 " in text
+
+
+def test_overrides_are_read_by_the_type_of_the_default():
+    config = pretrain.get_config(
+        "tiny,groups=16,optim.accumulate=2,optim.clip_norm=2,total=900,"
+        "data.canvases=['1x1','2x2'],data.tokenizer=a/b=c.txt,eval.oracle=True"
+    )
+    assert config.groups == 16 and config.optim.accumulate == 2
+    assert type(config.optim.clip_norm) is float
+    assert config.total == "900"
+    assert config.data.canvases == ("1x1", "2x2")
+    assert config.data.tokenizer == "a/b=c.txt"
+    assert config.eval.oracle is True
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("tinny", "no preset 'tinny' (did you mean 'tiny'?)"),
+        ("tiny,grops=3", "no config field 'grops' (did you mean 'groups'?)"),
+        ("tiny,accumulate=2", "(did you mean 'optim.accumulate'?)"),
+        ("tiny,optim=2", "no config field 'optim'"),
+        ("tiny,groups=1.5", "groups: expected int such as 32, received '1.5'"),
+        ("tiny,groups=True", "groups: expected int"),
+        ("tiny,eval.oracle=1", "eval.oracle: expected bool such as False"),
+        ("tiny,optim.clip_norm=big", "optim.clip_norm: expected float"),
+        ("tiny,data.canvases=96", "data.canvases: expected tuple"),
+        ("tiny,fast", "expected key=value after the preset 'tiny', received 'fast'"),
+    ],
+)
+def test_wrong_overrides_are_refused(argument, message):
+    with pytest.raises(ValueError) as raised:
+        pretrain.get_config(argument)
+    assert message in str(raised.value)
+
+
+def test_configs_import_nothing_of_the_package(repository):
+    for path in (repository / "configs").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            else:
+                continue
+            assert not any(name.startswith("pixel_bert_jax") for name in names), path
+
+
+def test_a_config_file_is_loaded_from_anywhere(repository, tmp_path):
+    file = repository / "configs" / "pretrain.py"
+    code = (
+        "import importlib.util as u;"
+        f"s = u.spec_from_file_location('x', {str(file)!r});"
+        "m = u.module_from_spec(s); s.loader.exec_module(m);"
+        "print(m.get_config('tiny').preset)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert process.stdout == "tiny\n", process.stderr
+
+
+def test_fields_of_scenes_can_be_set_by_name(tmp_path):
+    config = pretrain.get_config(
+        f"tiny,data.scenes.seed=7,data.scenes.evaluate_scenes=3,data.index_dir={tmp_path}"
+    )
+    index = experiment.Experiment(config.to_dict()).evaluation_index
+    assert (index.sources[0].seed, index.sources[0].num_scenes) == (7, 3)
+
+
+def test_the_base_is_locked():
+    config = common.base()
+    with pytest.raises((KeyError, AttributeError)):
+        config.optim.acumulate = 2
