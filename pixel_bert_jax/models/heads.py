@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pixel_bert_jax.models.bert import init, layer_norm
+from pixel_bert_jax.ops.losses import at_least_float32
 
 
 class MaskedWordHead(nn.Module):
@@ -39,7 +40,7 @@ class MaskedWordHead(nn.Module):
             "...d,vd->...v",
             x.astype(self.dtype),
             word_embedding.astype(self.dtype),
-            preferred_element_type=jnp.float32,
+            preferred_element_type=jnp.promote_types(self.dtype, jnp.float32),
         )
         return logits + bias
 
@@ -57,4 +58,4 @@ class MatchHead(nn.Module):
     def __call__(self, pooled: Array) -> Array:
         """Maps pooled [B, D] to logits [B, 2] float32."""
         classifier = nn.Dense(2, kernel_init=init(self.init_std), name="classifier")
-        return classifier(pooled.astype(jnp.float32))
+        return classifier(at_least_float32(pooled))

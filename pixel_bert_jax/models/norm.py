@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pixel_bert_jax.ops.losses import at_least_float32
+
 EPSILON = 1e-5  # torch's BatchNorm2d
 
 
@@ -47,8 +49,9 @@ class MaskedBatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         mean, var = running_mean.value, running_var.value
         if self.live and train:
-            real = mask[..., None].astype(jnp.float32)
-            values = x.astype(jnp.float32) * real
+            values = at_least_float32(x)
+            real = mask[..., None].astype(values.dtype)
+            values = values * real
             count = jnp.sum(real)
             total = jnp.sum(values, axis=(0, 1, 2))
             squares = jnp.sum(values * values, axis=(0, 1, 2))

@@ -121,7 +121,7 @@ class PixelBert(nn.Module):
           Encoded, pairs ordered (g, m, k).
         """
         groups, texts, length = text_ids.shape
-        images, pixels, features = visual.features.shape[1:]
+        images = visual.features.shape[1]
         words = self.text(text_ids, train=train)
 
         def pairs(x: Array, axis: int) -> Array:

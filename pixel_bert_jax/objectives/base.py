@@ -43,4 +43,4 @@ class Objective(Protocol):
         """
 
     def loss(self, heads: Heads, encoded: Encoded, view: View) -> tuple[Array, Sums]:
-        """Returns the summed loss (float32 scalar) and metrics as sums."""
+        """Returns the summed loss (a scalar) and metrics as sums."""

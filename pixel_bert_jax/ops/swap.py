@@ -55,9 +55,9 @@ def partners(
 
     first = jax.ops.segment_min(place, corpus_run, num_segments=slots)[corpus_run]
     number = count(corpus_run)
-    largest = jax.ops.segment_max(
-        count(picture_run), corpus_run, num_segments=slots
-    )[corpus_run]
+    largest = jax.ops.segment_max(count(picture_run), corpus_run, num_segments=slots)[
+        corpus_run
+    ]
     target = first + (place - first + largest) % number
     found = real & (image[target] != image)
     partner = jnp.where(found, order[target], order).astype(jnp.int32)
