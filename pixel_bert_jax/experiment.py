@@ -157,12 +157,7 @@ class Experiment:
     def evaluation_plan(self) -> EvaluationPlan:
         """The held-out examples, each once."""
         evaluation = self.config["eval"]
-        shards = sharding.data_shards(self.mesh)
-        if evaluation["groups"] % shards:
-            raise InputError(
-                f"eval.groups = {evaluation['groups']} does not divide by the data "
-                f"shards of the mesh ({shards})"
-            )
+        sharding.check_evaluation_groups(evaluation["groups"], self.mesh)
         return EvaluationPlan(
             **self._plan_fields(self.evaluation_index),
             seed=evaluation["seed"],

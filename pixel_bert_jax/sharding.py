@@ -68,15 +68,35 @@ def check_groups(groups: int, accumulate: int, mesh: Mesh) -> None:
     Raises:
       InputError: with the nearest valid values.
     """
-    unit = accumulate * data_shards(mesh)
+    shards = data_shards(mesh)
+    if accumulate < 1:
+        raise InputError(f"optim.accumulate = {accumulate}, expected at least 1")
+    unit = accumulate * shards
     if groups <= 0 or groups % unit:
-        below = groups // unit * unit
-        valid = [value for value in (below, below + unit) if value > 0]
         raise InputError(
             f"groups = {groups} does not divide by optim.accumulate ({accumulate}) x "
-            f"data shards of the mesh ({data_shards(mesh)}); nearest valid: "
-            f"{', '.join(map(str, valid))}"
+            f"data shards of the mesh ({shards}); {_nearest_valid(groups, unit)}"
         )
+
+
+def check_evaluation_groups(groups: int, mesh: Mesh) -> None:
+    """Refuses an evaluation batch that does not divide over the mesh.
+
+    Raises:
+      InputError: with the nearest valid values.
+    """
+    shards = data_shards(mesh)
+    if groups <= 0 or groups % shards:
+        raise InputError(
+            f"eval.groups = {groups} does not divide by the data shards of the mesh "
+            f"({shards}); {_nearest_valid(groups, shards)}"
+        )
+
+
+def _nearest_valid(groups: int, unit: int) -> str:
+    below = max(groups, 0) // unit * unit
+    valid = [str(value) for value in (below, below + unit) if value]
+    return f"nearest valid: {', '.join(valid)}"
 
 
 def parameter_shardings(

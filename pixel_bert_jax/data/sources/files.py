@@ -210,6 +210,8 @@ def resolve(
       InputError: nothing is given for the split, or nothing is there.
     """
     value = config.get(field) or default
+    wanted = [config[f] for f in ("annotations", "images") if config.get(f)]
+    expected = f"Expected in it: {' and '.join(map(str, wanted))}."
     if isinstance(value, Mapping):
         if split not in value:
             raise InputError(
@@ -223,14 +225,14 @@ def resolve(
             raise InputError(
                 f"Corpus {config.get('name')!r}: {field} = {value!r} is relative, but "
                 "no data folder is given: set --config.data.root=FOLDER or the "
-                "environment variable PIXEL_BERT_DATA."
+                f"environment variable PIXEL_BERT_DATA. {expected}"
             )
         path = Path(root).expanduser() / path
     if not path.exists():
         raise InputError(
             f"Corpus {config.get('name')!r}: no {path} ({field} = {value!r} under the "
             f"data folder {root}). Set --config.data.root or PIXEL_BERT_DATA to the "
-            "folder that holds it."
+            f"folder that holds it. {expected}"
         )
     return path
 

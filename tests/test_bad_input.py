@@ -1,0 +1,253 @@
+"""Bad data and bad settings: a clear message each, never a silent substitute.
+
+Wrong command lines are in `test_main`, single faults of annotations in `data`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import pretrain
+from pixel_bert_jax import evaluate, train
+from pixel_bert_jax.data.images import ImageError
+from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.types import InputError
+from tests import runs
+
+COUNT = 48
+
+
+class Photos:
+    """A folder of small photos with COCO captions; change `content` and `write()`."""
+
+    def __init__(self, root: Path):
+        (root / "photos").mkdir(parents=True)
+        self.root = root
+        self.file = root / "captions.json"
+        self.content: dict[str, list] = {"images": [], "annotations": []}
+        random = np.random.default_rng(0)
+        for n in range(COUNT):
+            name = f"{n:03d}.jpg"
+            pixels = random.integers(0, 256, (96, 112, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(self.photo(n))
+            self.content["images"].append(
+                {"id": n, "file_name": name, "height": 96, "width": 112}
+            )
+            for k in range(2):
+                caption = f"a {('red', 'blue')[k]} circle and a green square"
+                self.content["annotations"].append(
+                    {"id": 2 * n + k, "image_id": n, "caption": caption}
+                )
+        self.write()
+
+    def photo(self, n: int) -> Path:
+        return self.root / "photos" / f"{n:03d}.jpg"
+
+    def write(self) -> None:
+        self.file.write_text(json.dumps(self.content))
+
+    def truncate(self, n: int) -> None:
+        """Cuts a photo off in the middle; its header stays whole."""
+        self.photo(n).write_bytes(self.photo(n).read_bytes()[:2000])
+
+    @property
+    def changes(self) -> dict:
+        """Changes of the micro config that train on these photos."""
+        corpus = dict(source="coco", name="photos", weight=1.0)
+        corpus |= dict(annotations="captions.json", images="photos")
+        return {
+            "data__corpora": (corpus,),
+            "data__root": str(self.root),
+            "data__index_dir": str(self.root / "index"),
+        }
+
+
+@pytest.fixture
+def photos(tmp_path) -> Photos:
+    return Photos(tmp_path / "data")
+
+
+def experiment(photos: Photos, **changes) -> Experiment:
+    return Experiment(runs.config(**photos.changes, **changes))
+
+
+def check_index_refused(photos: Photos, *texts: str) -> None:
+    with pytest.raises(InputError) as raised:
+        _ = experiment(photos).train_index
+    for text in texts:
+        assert text in str(raised.value)
+
+
+def test_missing_image(photos):
+    photos.photo(7).unlink()
+    check_index_refused(photos, "1 x missing image file", str(photos.photo(7)))
+
+
+def test_empty_caption(photos):
+    photos.content["annotations"][5]["caption"] = "  "
+    photos.write()
+    check_index_refused(photos, "1 x empty caption", str(photos.file), "id 5")
+
+
+def test_broken_record(photos):
+    del photos.content["annotations"][3]["image_id"]
+    photos.content["images"][4]["height"] = "tall"
+    photos.write()
+    check_index_refused(
+        photos, "1 x broken annotation", "annotations[3]", "broken image", "images[4]"
+    )
+
+
+def test_json_that_ends_too_early(photos):
+    photos.file.write_text(photos.file.read_text()[:-40])
+    check_index_refused(photos, str(photos.file), "broken json", "cut short?")
+
+
+def test_a_caption_of_10_000_characters_is_cut_and_reported(photos, capfd):
+    photos.content["annotations"][0]["caption"] = "a red circle " * 770
+    photos.write()
+    index = experiment(photos).train_index
+    assert index.truncated == {"photos": 1}
+    assert "1 cut to 22 tokens" in capfd.readouterr().err
+    ids, mask = index.texts(0, np.array([0]))
+    assert ids.shape == (1, 22) and mask.all()
+
+
+def test_truncated_image_stops_the_stream_with_its_name(photos):
+    photos.truncate(7)
+    run = experiment(photos)
+    with pytest.raises(ImageError) as raised:
+        read_epoch(run, photos.root)
+    assert "007.jpg" in str(raised.value)
+
+
+def test_truncated_image_is_skipped_counted_and_listed(photos):
+    photos.truncate(7)
+    run = experiment(photos, data__on_bad_image="skip", data__bad_image_budget=0.5)
+    assert read_epoch(run, photos.root) == 1
+    (line,) = (photos.root / train.BAD_IMAGES).read_text().splitlines()
+    assert json.loads(line)["key"] == "007.jpg"
+
+
+def read_epoch(run: Experiment, workdir: Path) -> int:
+    steps = run.train_plan.steps_per_epoch
+    with train.train_stream(run, workdir, 0, steps) as stream:
+        for _ in stream:
+            pass
+        return stream.bad_images
+
+
+def test_unknown_policy_for_bad_images(photos):
+    run = experiment(photos, data__on_bad_image="skp")
+    with pytest.raises(InputError, match=r"did you mean 'skip'"):
+        read_epoch(run, photos.root)
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_exit_code_of_bad_images(photos, policy):
+    for n in range(COUNT // 4):
+        photos.truncate(n)
+    config = "configs/pretrain.py:" + runs.argument(
+        **photos.changes, data__on_bad_image=policy
+    )
+    workdir = photos.root / "run"
+    process = runs.Process(runs.command(f"--workdir={workdir}", config=config))
+    outcome = process.finish()
+    assert "Traceback" not in outcome.output, outcome.output
+    if policy == "error":
+        assert outcome.code == 1
+        assert ".jpg" in outcome.output.splitlines()[-1]
+    else:
+        assert outcome.code == 4
+        assert "data.bad_image_budget" in outcome.output
+        assert (workdir / train.BAD_IMAGES).exists()
+
+
+@pytest.mark.parametrize(("groups", "valid"), [(17, "16, 32"), (7, "16"), (0, "16")])
+def test_groups_that_do_not_divide(groups, valid):
+    # Eight devices here, two micro-batches.
+    with pytest.raises(InputError) as raised:
+        Experiment(runs.config(groups=groups))
+    text = str(raised.value)
+    assert f"groups = {groups} does not divide" in text
+    assert text.endswith(f"nearest valid: {valid}")
+
+
+def test_evaluation_groups_that_do_not_divide(photos):
+    with pytest.raises(InputError, match=r"eval\.groups = 9 .* 8, 16"):
+        _ = experiment(photos, eval__groups=9).evaluation_plan
+
+
+def test_data_smaller_than_one_batch(photos):
+    with pytest.raises(InputError) as raised:
+        _ = experiment(photos, groups=64).train_plan
+    for text in ("groups=64", f"received {COUNT} groups", f"groups={COUNT}"):
+        assert text in str(raised.value)
+
+
+def test_empty_selection(tmp_path):
+    root = tmp_path / "flickr8k"
+    (root / "Images").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(root / "Images" / "1.jpg")
+    image = {"filename": "1.jpg", "imgid": 0, "split": "test", "sentences": []}
+    image["sentences"] = [{"raw": "a red circle", "sentid": 0}]
+    (root / "dataset_flickr8k.json").write_text(json.dumps({"images": [image]}))
+    config = pretrain.get_config(
+        f"flickr8k,data.root={root},data.index_dir={tmp_path},data.tokenizer=scenes"
+    )
+    with pytest.raises(InputError, match=r"no image of the splits train; .*test \(1\)"):
+        _ = Experiment(config.to_dict()).train_index
+
+
+def test_unknown_names_in_a_config():
+    config = runs.config()
+    config["task"] = {"name": "pretrian"}
+    with pytest.raises(InputError, match="did you mean 'pretrain'"):
+        Experiment(config)
+    config = runs.config()
+    config["data"]["corpora"] = ({"source": "scene", "name": "scenes"},)
+    with pytest.raises(InputError, match="did you mean 'scenes'"):
+        _ = Experiment(config).train_index
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> runs.Straight:
+    return runs.straight(tmp_path_factory)
+
+
+def test_a_relaunch_with_another_config_lists_the_difference(straight):
+    config = runs.config(
+        data__index_dir=straight.index_dir,
+        optim__groups__cnn__learning_rate=0.5,
+        model__norm="frozen",
+        log__every=2,
+    )
+    with pytest.raises(InputError) as raised:
+        train.train_and_evaluate(config, straight.workdir)
+    lines = str(raised.value).splitlines()
+    assert lines[1:-1] == [
+        "  model.norm: 'batch' -> 'frozen'",
+        "  optim.groups.cnn.learning_rate: 0.05 -> 0.5",
+    ]
+    assert str(straight.workdir) in lines[0]
+
+
+def test_other_data_under_the_same_workdir(photos, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    config = runs.config(**photos.changes)
+    run = Experiment(config)
+    checkpoints = evaluate.open_checkpoints(config, workdir)
+    checkpoints.save(run.create_state(), run.meta)
+    checkpoints.close()
+    photos.content["annotations"].pop()
+    photos.write()
+    with pytest.raises(InputError) as raised:
+        train.train_and_evaluate(config, workdir)
+    assert str(photos.file) in str(raised.value)
+    assert "--rebuild_index" in str(raised.value)
+    with pytest.raises(InputError, match="was trained on other data"):
+        train.train_and_evaluate(config, workdir, rebuild_index=True)
