@@ -188,10 +188,15 @@ class BatchMaker:
             for position in zip(*np.nonzero(image_rows >= 0), strict=True):
                 row = int(image_rows[position])
                 places.setdefault(row, []).append(canvases[position])
-        tasks = {
-            row: self._executor.submit(self._fill, row, places[row])
-            for row in sorted(places)
-        }
+        try:
+            tasks = {
+                row: self._executor.submit(self._fill, row, places[row])
+                for row in sorted(places)
+            }
+        except RuntimeError:  # of an executor that was shut down meanwhile
+            if self._closing.is_set():
+                raise ClosedError from None
+            raise
         reasons = {row: task.result() for row, task in tasks.items()}
         return len(tasks), [(row, reason) for row, reason in reasons.items() if reason]
 
