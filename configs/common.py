@@ -28,7 +28,13 @@ def base():
         itm=dict(weight=1.0),
     )
     # slots = 0: ceil(probability x max_text_length) + 4 predictions a text.
-    config.masking = dict(probability=0.15, whole_words=False, slots=0)
+    config.masking = dict(
+        probability=0.15,
+        warmup_probability=0.15,  # of the first warmup_steps; see objectives/views.py
+        warmup_steps=0,
+        whole_words=False,
+        slots=0,
+    )
 
     config.model = dict(
         backbone=dict(depths=(1, 1, 1), widths=(32, 64, 96), strides=(1, 2, 2)),

@@ -27,7 +27,13 @@ CONFIG = {
         "mlm": {"weight": 1.0, "on_swapped": True},
         "itm": {"weight": 1.0},
     },
-    "masking": {"probability": 0.15, "whole_words": False, "slots": 0},
+    "masking": {
+        "probability": 0.15,
+        "warmup_probability": 0.15,
+        "warmup_steps": 0,
+        "whole_words": False,
+        "slots": 0,
+    },
     "eval": {"seed": 3},
     "model": {
         "backbone": {"depths": (1, 1), "widths": (8, 12), "strides": (1, 2)},

@@ -30,6 +30,22 @@ class ViewSettings(NamedTuple):
     mask_probability: float
     mask_slots: int
     whole_words: bool
+    # While the run is young, more words may be masked: see `probability_at`.
+    warmup_probability: float
+    warmup_steps: int
+
+
+def probability_at(step: Array, settings: ViewSettings) -> Array:
+    """Returns the share of words that is masked at a step of training.
+
+    For the first `warmup_steps` it is `warmup_probability`. With most words visible, a
+    model that starts from scratch first learns to read the text alone; its attention to
+    pixels, which are still noise, is unlearned before the CNN has become of use. With
+    few words visible, the picture is the only evidence, and attention to it is learned.
+    """
+    early = jnp.float32(settings.warmup_probability)
+    late = jnp.float32(settings.mask_probability)
+    return jnp.where(step < settings.warmup_steps, early, late)
 
 
 @struct.dataclass
@@ -58,14 +74,21 @@ def clean(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View
     )
 
 
-def with_masks(view: View, mask_key: Array, uid: Array, settings: ViewSettings) -> View:
+def with_masks(
+    view: View,
+    mask_key: Array,
+    uid: Array,
+    settings: ViewSettings,
+    probability: Array | float,
+) -> View:
     """Masks tokens of a view's texts.
 
     Args:
       view: to be masked.
       mask_key: key of `ops.keys.tagged`.
       uid: [G, K, 2] of the receiving slots, whose draws these are.
-      settings: probability and slots.
+      settings: slots and the vocabulary.
+      probability: of a token to be masked.
     """
     lead = view.text_ids.shape[:2]
     masked = mask_tokens(
@@ -73,7 +96,7 @@ def with_masks(view: View, mask_key: Array, uid: Array, settings: ViewSettings) 
         view.text_ids.reshape(-1, view.text_ids.shape[-1]),
         view.text_mask.reshape(-1, view.text_mask.shape[-1]),
         settings.vocabulary,
-        probability=settings.mask_probability,
+        probability=probability,
         slots=settings.mask_slots,
         whole_words=settings.whole_words,
     )
@@ -86,7 +109,8 @@ def masked(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> Vie
     """Matched pairs with masked tokens."""
     view = clean(batch, key, step, settings)
     mask_key = example_keys.tagged(key, example_keys.MASK, step)
-    return with_masks(view, mask_key, batch["example_uid"], settings)
+    uid, probability = batch["example_uid"], probability_at(step, settings)
+    return with_masks(view, mask_key, uid, settings, probability)
 
 
 def swapped_masked(
@@ -118,7 +142,7 @@ def swapped_masked(
         unpaired=(selected & ~found).reshape(groups, texts),
     )
     mask_key = example_keys.tagged(key, example_keys.MASK, step)
-    return with_masks(view, mask_key, uid, settings)
+    return with_masks(view, mask_key, uid, settings, probability_at(step, settings))
 
 
 VIEWS: dict[str, Callable[[Batch, Array, Array, ViewSettings], View]] = {

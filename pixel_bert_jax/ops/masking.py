@@ -43,7 +43,7 @@ def mask_tokens(
     mask: Array,
     vocabulary: Vocabulary,
     *,
-    probability: float = 0.15,
+    probability: Array | float = 0.15,
     slots: int,
     whole_words: bool = False,
 ) -> MaskedText:

@@ -34,6 +34,9 @@ class Pretrain:
         masking = config["masking"]
         length = text.max_text_length
         probability = masking["probability"]
+        most = probability
+        if masking["warmup_steps"]:
+            most = max(probability, masking["warmup_probability"])
         self.text = text
         self.features = config["model"]["features"]
         self.model = PixelBert(config["model"], text.vocab_size)
@@ -45,8 +48,10 @@ class Pretrain:
         self.settings = ViewSettings(
             vocabulary=text.vocabulary,
             mask_probability=probability,
-            mask_slots=masking["slots"] or max_masked(length, probability),
+            mask_slots=masking["slots"] or max_masked(length, most),
             whole_words=masking["whole_words"],
+            warmup_probability=masking["warmup_probability"],
+            warmup_steps=masking["warmup_steps"],
         )
         self.eval_seed = config["eval"]["seed"]
         self.predict = {"probe": self.probe}
@@ -171,7 +176,11 @@ class Pretrain:
             jax.random.key(self.eval_seed), example_keys.MASK
         )
         view = objectives.views.with_masks(
-            view, mask_key, batch["example_uid"], self.settings
+            view,
+            mask_key,
+            batch["example_uid"],
+            self.settings,
+            self.settings.mask_probability,
         )
         masked = view.masked
         shape = masked.positions.shape
