@@ -102,9 +102,12 @@ class Pretrain:
         dropout_key = example_keys.tagged(key, example_keys.DROPOUT, step)
         dropout_key = jax.random.fold_in(dropout_key, micro)
         core, heads = self._bind(variables)
-        sample_keys = example_keys.per_image(
-            sample_key, batch["example_uid"], batch["image"].shape[1]
-        )
+        # 0 keeps every pixel, as row 4 of the paper's table 6 does.
+        sample_keys = None
+        if self.model.config["sample_pixels"]:
+            sample_keys = example_keys.per_image(
+                sample_key, batch["example_uid"], batch["image"].shape[1]
+            )
         visual, mutated = self.model.apply(
             core,
             batch["image"],
