@@ -132,7 +132,7 @@ class _Table:
             if f"match_{name}" in columns:
                 rows = rows & columns["has_negative"]
                 logits = columns[f"match_{name}"][rows]
-                right = ((logits[:, 0] > 0) + (logits[:, 1] <= 0)) / 2.0
+                right = np.mean([logits[:, 0] > 0, logits[:, 1] <= 0], axis=0)
                 mean, error = clustered_mean(right, picture[rows])
                 yield _name("match", name), mean
                 if name == "own":
