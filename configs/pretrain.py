@@ -53,9 +53,8 @@ def tiny():
     config.model.max_positions = 48
     config.model.norm = "batch"
 
-    config.data.corpora = (
-        dict(source="scenes", name="scenes", weight=1.0, evaluate_scenes=400),
-    )
+    config.data.corpora = (dict(source="scenes", name="scenes", weight=1.0),)
+    config.data.scenes.evaluate_scenes = 400
     config.data.tokenizer = "scenes"
     config.data.max_text_length = 22  # the longest caption has 20 words
     config.data.short_side = 96

@@ -38,6 +38,7 @@ MICRO = {
     "model.hidden": 64,
     "model.dropout": 0.1,  # a resumed run must draw what the straight one draws
     "model.backbone.widths": (8, 8, 16),
+    "optim.groups.cnn.learning_rate": 0.05,
     "log.every": 1,
     "checkpoint.every": "5 steps",
     "checkpoint.best_metric": "scenes/match",

@@ -187,7 +187,7 @@ def test_overrides_are_read_by_the_type_of_the_default():
         ("tiny,grops=3", "no config field 'grops' (did you mean 'groups'?)"),
         ("tiny,accumulate=2", "(did you mean 'optim.accumulate'?)"),
         ("tiny,optim=2", "no config field 'optim'"),
-        ("tiny,groups=1.5", "groups: expected int such as 32, received '1.5'"),
+        ("tiny,groups=1.5", "groups: expected int such as"),
         ("tiny,groups=True", "groups: expected int"),
         ("tiny,eval.oracle=1", "eval.oracle: expected bool such as False"),
         ("tiny,optim.clip_norm=big", "optim.clip_norm: expected float"),
