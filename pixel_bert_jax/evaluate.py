@@ -11,6 +11,7 @@ import numpy as np
 
 from pixel_bert_jax import checkpointing, sharding
 from pixel_bert_jax.checkpointing import BEST, LATEST, Checkpoints
+from pixel_bert_jax.convert import export
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.evaluators import EVALUATORS
@@ -100,6 +101,32 @@ def from_workdir(
     state = checkpoints.restore(experiment.stored_target(meta["config"]), which)
     checkpoints.close()
     return experiment, state
+
+
+def from_exported(
+    config: Mapping[str, Any], folder: Path, *, rebuild_index: bool = False
+) -> tuple[Experiment, export.Exported]:
+    """Loads a folder that --mode=export wrote.
+
+    Args:
+      config: of this launch; model and objectives must be the folder's.
+      folder: of the exported model.
+      rebuild_index: build the data's index again.
+
+    Raises:
+      InputError: no such folder, or one of another model; lists the differences.
+    """
+    exported = export.load(folder)
+    checkpointing.check_same_config(
+        {name: exported.config[name] for name in MUST_AGREE},
+        {name: config[name] for name in MUST_AGREE},
+        f"the model in {folder}",
+    )
+    experiment = Experiment(
+        config, rebuild_index=rebuild_index, tokenizer=exported.tokenizer
+    )
+    export.check_fits(exported.variables, experiment.variable_shapes, str(folder))
+    return experiment, exported
 
 
 def open_checkpoints(config: Mapping[str, Any], workdir: Path) -> Checkpoints:

@@ -167,13 +167,12 @@ class Experiment:
     @functools.cached_property
     def total_steps(self) -> int:
         """Length of the run in steps."""
-        return self.steps(self.config["total"])
+        epoch = self.train_plan.steps_per_epoch
+        return durations.steps(self.config["total"], steps_per_epoch=epoch)
 
     def steps(self, duration: str | int) -> int:
         """Returns a duration of the config in steps; percentages are of the run."""
         epoch = self.train_plan.steps_per_epoch
-        if duration is self.config["total"]:
-            return durations.steps(duration, steps_per_epoch=epoch)
         return durations.steps(duration, steps_per_epoch=epoch, total=self.total_steps)
 
     @functools.cached_property
@@ -195,13 +194,14 @@ class Experiment:
         """The optimizer over the task's parameters."""
         return optim.build(
             self.config["optim"],
-            self._shapes["params"],
+            self.variable_shapes["params"],
             steps_per_epoch=self.train_plan.steps_per_epoch,
             total=self.total_steps,
         )
 
     @functools.cached_property
-    def _shapes(self) -> Params:
+    def variable_shapes(self) -> Params:
+        """Shapes of the task's variables: {"params", "batch_stats"}."""
         return jax.eval_shape(self.task.init, jax.random.key(0))
 
     @functools.cached_property
@@ -217,7 +217,10 @@ class Experiment:
         """
         return self._target(
             optim.build(
-                config["optim"], self._shapes["params"], steps_per_epoch=1, total=1
+                config["optim"],
+                self.variable_shapes["params"],
+                steps_per_epoch=1,
+                total=1,
             )
         )
 
@@ -230,11 +233,26 @@ class Experiment:
             self.config["sharding"],
         )
 
-    def create_state(self) -> TrainState:
-        """Makes the state before the first step, from scratch."""
-        return train_state.create(
+    def create_state(self, variables: Params | None = None) -> TrainState:
+        """Makes the state before the first step.
+
+        Args:
+          variables: {"params", "batch_stats"} to start from; None = from scratch.
+        """
+        state = train_state.create(
             self.task, self.optimizer, self.config["seed"], self.target
         )
+        if variables is None:
+            return state
+        placed = {
+            name: jax.tree.map(
+                lambda leaf, target: jax.device_put(leaf, target.sharding),
+                variables[name],
+                getattr(self.target, name),
+            )
+            for name in ("params", "batch_stats")
+        }
+        return state.replace(**placed)
 
     @functools.cached_property
     def train_step(self) -> Any:

@@ -20,8 +20,9 @@ from ml_collections import config_flags
 
 from pixel_bert_jax import trees, types
 
-MODES = ("train", "evaluate")
+MODES = ("train", "evaluate", "export")
 FIGURE_PANELS = 8
+CONFIG_FILE = "configs/{name}.py:{preset}"
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File:preset,key=value,... under configs/.", lock_config=True
@@ -35,6 +36,9 @@ DRY_RUN = flags.DEFINE_bool(
 )
 FIGURE = flags.DEFINE_string(
     "figure", "", "With --mode=evaluate: draw held-out examples into this PNG file."
+)
+OUTPUT = flags.DEFINE_string(
+    "output", "", "With --mode=export: the folder that the model is written to."
 )
 REBUILD_INDEX = flags.DEFINE_bool(
     "rebuild_index", False, "Build the index of the data again."
@@ -68,6 +72,8 @@ def main(argv: list[str]) -> int:
             dry_run.run(config)
         elif MODE.value == "evaluate":
             evaluate(config, workdir)
+        elif MODE.value == "export":
+            export(config, workdir)
         else:
             print(f"workdir {workdir}", file=sys.stderr)
             train.train_and_evaluate(config, workdir, rebuild_index=REBUILD_INDEX.value)
@@ -86,32 +92,75 @@ def main(argv: list[str]) -> int:
 
 
 def evaluate(config: dict, workdir: Path) -> None:
-    """Prints the held-out figures of a workdir's checkpoint; draws if asked to."""
-    from pixel_bert_jax import evaluate as evaluation
-    from pixel_bert_jax.checkpointing import digest
+    """Prints the held-out figures of a trained model; draws if asked to.
 
-    experiment, state = evaluation.from_workdir(
-        config, workdir, rebuild_index=REBUILD_INDEX.value
-    )
+    The model is `init.model`, an exported folder, if that is given, else the best (or
+    newest) checkpoint of the workdir.
+    """
+    from pixel_bert_jax import checkpointing
+    from pixel_bert_jax import evaluate as evaluation
+
+    rebuild = REBUILD_INDEX.value
+    if config["init"]["model"]:
+        folder = Path(config["init"]["model"]).expanduser()
+        experiment, exported = evaluation.from_exported(
+            config, folder, rebuild_index=rebuild
+        )
+        variables, where = exported.variables, folder
+        step, digest = (exported.provenance[name] for name in ("step", "sha256"))
+    else:
+        experiment, state = evaluation.from_workdir(
+            config, workdir, rebuild_index=rebuild
+        )
+        variables, where = state.variables, workdir
+        step, digest = int(state.step), checkpointing.digest(state)
     predict = evaluation.predictor(experiment)
-    figures = evaluation.run(experiment, state.variables, predict, oracle=True)
-    print(f"step {int(state.step)} of {workdir}, SHA-256 {digest(state)}")
+    figures = evaluation.run(experiment, variables, predict, oracle=True)
+    print(f"step {step} of {where}, SHA-256 {digest}")
     print(evaluation.table(figures))
     if FIGURE.value:
         from pixel_bert_jax.viz import held_out
 
         with evaluation.stream(experiment) as stream:
             shown = held_out.collect(
-                stream, predict, state.variables, experiment.tokenizer, FIGURE_PANELS
+                stream, predict, variables, experiment.tokenizer, FIGURE_PANELS
             )
         held_out.draw(shown, Path(FIGURE.value).expanduser())
         print(f"figure {FIGURE.value}")
 
 
+def export(config: dict, workdir: Path) -> None:
+    """Writes the workdir's best (or newest) model without its optimizer state."""
+    from pixel_bert_jax import checkpointing
+    from pixel_bert_jax import evaluate as evaluation
+    from pixel_bert_jax.convert import export as exporting
+
+    if not OUTPUT.value:
+        raise types.InputError("--mode=export needs --output=FOLDER")
+    experiment, state = evaluation.from_workdir(config, workdir)
+    source = CONFIG_FILE.format(name=config_name(), preset=config["preset"])
+    provenance = {
+        "step": int(state.step),
+        "sha256": checkpointing.digest(state),
+        "seed": config["seed"],
+        "command": f"python -m pixel_bert_jax.main --config={source}",
+    }
+    folder = Path(OUTPUT.value).expanduser()
+    exporting.save(folder, state.variables, config, experiment.tokenizer, provenance)
+    print(f"step {provenance['step']} of {workdir} written to {folder}")
+
+
+def config_name() -> str:
+    """Returns the name of the config file without folder and ending."""
+    name = config_flags.get_config_filename(flags.FLAGS["config"])
+    return Path(name.partition(":")[0]).stem
+
+
 def default_workdir(config: dict) -> str:
     """Returns runs/<config>_<preset>."""
-    name = Path(CONFIG.config_filename.partition(":")[0]).stem
-    return os.path.join("runs", "_".join(x for x in (name, config["preset"]) if x))
+    return os.path.join(
+        "runs", "_".join(filter(None, (config_name(), config["preset"])))
+    )
 
 
 def fail(message: str, code: int = types.EXIT_BAD_INPUT) -> int:

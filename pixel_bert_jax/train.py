@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from pixel_bert_jax import checkpointing, evaluate, metrics, sharding
+from pixel_bert_jax.convert import export
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import (
     Experiment,
@@ -135,22 +136,16 @@ def train_and_evaluate(
 def restore_or_create(
     experiment: Experiment, checkpoints: checkpointing.Checkpoints, workdir: Path
 ) -> tuple[TrainState, int]:
-    """Returns the state to go on from and its step: own workdir, or from scratch.
+    """Returns the state to go on from and its step: own workdir, or a new one.
 
     Raises:
       InputError: the workdir's checkpoint was made with another config or other data.
     """
     config = experiment.config
     if checkpoints.newest_step() is None:
-        if not config["init"]["allow_scratch"]:
-            raise InputError(
-                "init.{model,text,cnn} name no starting weights; pass "
-                "--config.init.allow_scratch=True to train this size from scratch"
-            )
         (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         truncate_logs(workdir, 0)
-        print("starting from scratch", file=sys.stderr)
-        return experiment.create_state(), 0
+        return create(experiment), 0
     meta = checkpoints.read_meta()
     where = f"the checkpoint in {workdir}"
     checkpointing.check_same_config(meta["config"], config, where)
@@ -168,6 +163,41 @@ def restore_or_create(
     truncate_logs(workdir, step)
     print(f"resuming from step {step} of {workdir}", file=sys.stderr)
     return state, step
+
+
+def create(experiment: Experiment) -> TrainState:
+    """Returns a new state: from the exported model of `init.model`, or from scratch.
+
+    Raises:
+      InputError: no starting weights where they are needed, or unfitting ones.
+    """
+    init = experiment.config["init"]
+    for field in ("text", "cnn"):
+        if init[field]:
+            raise InputError(
+                f"init.{field} is {init[field]!r}, but weights of single parts cannot "
+                "be loaded in this version; init.model takes a folder of --mode=export"
+            )
+    if init["model"]:
+        folder = Path(init["model"]).expanduser()
+        exported = export.load(folder)
+        if exported.tokenizer.fingerprint != experiment.tokenizer.fingerprint:
+            raise InputError(
+                f"the model in {folder} has another vocabulary "
+                f"({exported.tokenizer.vocab_size} words) than data.tokenizer = "
+                f"{experiment.config['data']['tokenizer']!r} "
+                f"({experiment.tokenizer.vocab_size})"
+            )
+        export.check_fits(exported.variables, experiment.variable_shapes, str(folder))
+        print(f"starting from the model in {folder}", file=sys.stderr)
+        return experiment.create_state(exported.variables)
+    if not init["allow_scratch"]:
+        raise InputError(
+            "init.model names no starting weights; pass "
+            "--config.init.allow_scratch=True to train this size from scratch"
+        )
+    print("starting from scratch", file=sys.stderr)
+    return experiment.create_state()
 
 
 def truncate_logs(workdir: Path, step: int) -> None:

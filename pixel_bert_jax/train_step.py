@@ -98,7 +98,7 @@ def build_gradients(
         state: TrainState, batch: Batch
     ) -> tuple[dict[str, Array], Sums, Params]:
         accumulate = batch["image"].shape[0]
-        # Only token ids, ids and masks are brought together; images stay where they are.
+        # Only ids and masks are brought together; images stay where they are.
         small = {k: _join(v) for k, v in batch.items() if k != "image"}
         views = task.views(small, state.rng, state.step)
         counts = {k: jnp.maximum(c, 1.0) for k, c in task.counts(views).items()}
@@ -114,8 +114,8 @@ def build_gradients(
         def objective(
             trainable: dict[str, Array], batch: Batch, views: Any, micro: Any
         ) -> tuple[Array, tuple[Sums, Params]]:
-            # What `fsdp` splits is brought together where it is used. Left to itself the
-            # compiler splits activations by features and moves visual tokens.
+            # What `fsdp` splits is brought together where it is used. Left to itself,
+            # the compiler splits activations by features and moves visual tokens.
             params = jax.lax.with_sharding_constraint(flat | trainable, whole)
             variables = {
                 "params": trees.unflatten(params),

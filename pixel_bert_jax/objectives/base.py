@@ -32,7 +32,9 @@ class Objective(Protocol):
     def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
         """Returns the module that lives under params["heads"][name]."""
 
-    def head_inputs(self, features: int, vocab_size: int) -> tuple[tuple[int, ...], ...]:
+    def head_inputs(
+        self, features: int, vocab_size: int
+    ) -> tuple[tuple[int, ...], ...]:
         """Returns the shapes of the head's inputs, for its initialisation."""
 
     def count(self, view: View) -> Array:

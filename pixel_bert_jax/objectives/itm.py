@@ -39,7 +39,9 @@ class ImageTextMatching:
         del vocab_size
         return MatchHead(model["init_std"])
 
-    def head_inputs(self, features: int, vocab_size: int) -> tuple[tuple[int, ...], ...]:
+    def head_inputs(
+        self, features: int, vocab_size: int
+    ) -> tuple[tuple[int, ...], ...]:
         """Returns the shape of pooled outputs."""
         del vocab_size
         return ((1, features),)

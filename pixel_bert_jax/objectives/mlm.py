@@ -56,7 +56,9 @@ class MaskedLanguageModelling:
         dtype = jnp.dtype(model["dtype"])
         return MaskedWordHead(model["features"], vocab_size, model["init_std"], dtype)
 
-    def head_inputs(self, features: int, vocab_size: int) -> tuple[tuple[int, ...], ...]:
+    def head_inputs(
+        self, features: int, vocab_size: int
+    ) -> tuple[tuple[int, ...], ...]:
         """Returns the shapes of masked outputs and of the word embedding."""
         return (1, features), (vocab_size, features)
 

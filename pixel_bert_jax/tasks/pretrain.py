@@ -70,9 +70,9 @@ class Pretrain:
             shapes = objective.head_inputs(self.features, self.text.vocab_size)
             inputs = [jnp.zeros(shape) for shape in shapes]
             head = self.heads[objective.name]
-            heads[objective.name] = head.init(
-                jax.random.fold_in(key, number), *inputs
-            )["params"]
+            heads[objective.name] = head.init(jax.random.fold_in(key, number), *inputs)[
+                "params"
+            ]
         return {
             "params": {**variables["params"], "heads": heads},
             "batch_stats": variables["batch_stats"],
@@ -142,7 +142,7 @@ class Pretrain:
         """Predicts masked words and matches with the own, no, and another image.
 
         "Blanked" sees no visual token at all; "other" sees the picture of another
-        example. Masks are fixed by (eval seed, example), so they depend on nothing else.
+        example. Masks are fixed by (eval seed, example) and depend on nothing else.
 
         Args:
           variables: parameters and running statistics.

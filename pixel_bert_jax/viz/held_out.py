@@ -85,7 +85,11 @@ def panels(
 
 
 def collect(
-    stream: Iterable[Any], predict: Any, variables: Any, tokenizer: WordPiece, count: int
+    stream: Iterable[Any],
+    predict: Any,
+    variables: Any,
+    tokenizer: WordPiece,
+    count: int,
 ) -> list[Panel]:
     """Returns the first `count` panels of an evaluation stream, a picture each.
 
