@@ -74,8 +74,10 @@ def test_eight_devices_train_as_one(fsdp):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("fsdp", [1, 8])
+@pytest.mark.parametrize(
+    ("fsdp", "accumulate"),
+    [(1, 1), (8, 1), pytest.param(1, 2, marks=pytest.mark.slow), (8, 2)],
+)
 def test_no_collective_carries_images_or_visual_tokens(fsdp, accumulate):
     run, _, step = compiled(8, fsdp, accumulate)
     shapes = [leaf.shape for leaf in trees.flatten(run.target.params).values()]

@@ -103,6 +103,23 @@ def test_another_step_draws_again_and_another_batch_mate_changes_no_mask():
     assert not first.unpaired.any()
 
 
+def test_more_words_are_masked_while_the_run_is_young():
+    settings = TASK.settings._replace(
+        warmup_probability=0.9, warmup_steps=3, mask_slots=small.LENGTH
+    )
+    masked = jax.jit(
+        lambda arrays, step: VIEWS["masked"](
+            arrays, jax.random.key(7), step, settings
+        ).masked.weights.sum()
+    )
+    arrays = batch()
+    words = arrays["text_mask"].sum(-1) - 2
+    total = words[arrays["example_mask"]].sum()
+    shares = [float(masked(arrays, np.int32(step))) / total for step in (0, 2, 3)]
+    assert all(0.85 < share < 0.95 for share in shares[:2])
+    assert 0.15 < shares[2] < 0.35  # at least one of each short text
+
+
 def test_clean_view_is_the_batch():
     arrays = batch()
     view = view_of(arrays, "clean")
