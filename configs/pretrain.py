@@ -37,7 +37,7 @@ def tiny():
     # would teach that the picture does not matter.
     config.objectives.mlm.on_swapped = False
     config.masking.warmup_probability = 0.6
-    config.masking.warmup_steps = 1400
+    config.masking.warmup_steps = 1200
     config.masking.slots = 14
 
     config.model.backbone = dict(
@@ -54,6 +54,7 @@ def tiny():
     config.model.norm = "batch"
 
     config.data.corpora = (dict(source="scenes", name="scenes", weight=1.0),)
+    config.data.scenes.train_scenes = 6000
     config.data.scenes.evaluate_scenes = 400
     config.data.tokenizer = "scenes"
     config.data.max_text_length = 22  # the longest caption has 20 words
@@ -68,7 +69,7 @@ def tiny():
     config.optim.groups.transformer.learning_rate = 1e-3
     config.optim.rules = ((r"backbone/.*", "cnn"), (r".*", "transformer"))
     config.optim.warmup = "100 steps"
-    config.optim.decays = ("75 %", "92 %")
+    config.optim.decays = ("85 %", "95 %")
     config.optim.clip_norm = 5.0
     config.eval.every = "50 %"
     config.checkpoint.every = "500 steps"

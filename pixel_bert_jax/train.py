@@ -28,7 +28,9 @@ from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError, NonFiniteError
 
 BAD_IMAGES = "bad_images.jsonl"
-PROJECT_AFTER = 50  # steps until the projected time of the whole run is printed
+# Steps after which the time of the rest is projected, and from which on it is measured:
+# the first ones compile.
+PROJECT_AFTER, PROJECT_FROM = 50, 25
 
 
 class Preempted(Exception):
@@ -103,7 +105,6 @@ def train_and_evaluate(
 
         if late:
             evaluate_now(first)
-        started = time.monotonic()
         for item in stream:
             step = item.step + 1  # batches consumed once this one is done
             batch = place(item, experiment, accumulate)
@@ -114,8 +115,12 @@ def train_and_evaluate(
                 pending.write(writer, config)
             due = step % log_every == 0 or step in (1, total)
             pending = _Pending(step, item, sums, stream.wait_seconds) if due else None
+            if step == first + PROJECT_FROM:
+                started = seconds_at(state)
             if step == first + PROJECT_AFTER:
-                writer.say(projection(state, started, PROJECT_AFTER, total - step))
+                seconds = seconds_at(state) - started
+                steps = PROJECT_AFTER - PROJECT_FROM
+                writer.say(projection(seconds, steps, total - step))
             stopping = terminated()
             if step == total or stopping or (save_every and step % save_every == 0):
                 if pending is not None:
@@ -247,13 +252,17 @@ def report(experiment: Experiment, state: TrainState) -> None:
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
-def projection(state: TrainState, started: float, done: int, left: int) -> str:
-    """Says how long the rest will take, from the first `done` steps."""
+def seconds_at(state: TrainState) -> float:
+    """Returns the clock's seconds once the state's last step is really done."""
     jax.block_until_ready(state.step)
-    seconds = time.monotonic() - started
+    return time.monotonic()
+
+
+def projection(seconds: float, done: int, left: int) -> str:
+    """Says how long `left` steps take if `done` steps took some seconds."""
     return (
-        f"{done} steps took {seconds:.0f} s, compiling included; at this rate the "
-        f"remaining {left} take {metrics.clock_time(seconds / done * left)}"
+        f"the last {done} steps took {seconds:.1f} s; at this rate the remaining "
+        f"{left} take {metrics.clock_time(seconds / done * left)}"
     )
 
 
