@@ -6,7 +6,7 @@ Presets (add overrides after commas: `configs/pretrain.py:tiny,groups=32`):
 
 | preset | data | hardware | time |
 |---|---|---|---|
-| `tiny` | rendered scenes, nothing to download | 2 CPU cores | 6 minutes |
+| `tiny` | rendered scenes, nothing to download | 2 CPU cores | 8 minutes |
 | `tiny_long` | the same scenes | 2 CPU cores | at most 90 minutes |
 | `flickr8k` | Flickr8k photos under `config.data.root` | 2 CPU cores | 100 minutes |
 
@@ -80,7 +80,10 @@ def tiny_long():
     """The model of `tiny`, trained for longer."""
     config = tiny()
     config.preset = "tiny_long"
-    config.total = "12000 steps"
+    config.total = "20000 steps"
+    config.data.scenes.train_scenes = 20_000
+    config.data.scenes.evaluate_scenes = 1_000
+    config.eval.every = "10 %"
     return config
 
 
