@@ -33,8 +33,8 @@ def tiny():
     config.groups = 16
     config.texts_per_group = 5
 
-    # A young run sees few words. Half of the captions are swapped; words masked there
-    # would teach that the picture does not matter.
+    # A choice of trials, see docs/results.md: more masks at first, and none counted on
+    # swapped captions, whose words the picture cannot tell.
     config.objectives.mlm.on_swapped = False
     config.masking.warmup_probability = 0.6
     config.masking.warmup_steps = 1200

@@ -38,10 +38,9 @@ class ViewSettings(NamedTuple):
 def probability_at(step: Array, settings: ViewSettings) -> Array:
     """Returns the share of words that is masked at a step of training.
 
-    For the first `warmup_steps` it is `warmup_probability`. With most words visible, a
-    model that starts from scratch first learns to read the text alone; its attention to
-    pixels, which are still noise, is unlearned before the CNN has become of use. With
-    few words visible, the picture is the only evidence, and attention to it is learned.
+    For the first `warmup_steps` it is `warmup_probability`. The fewer words are visible,
+    the more a prediction has to come from the picture; whether that is what helps small
+    models that start from scratch is open (docs/results.md).
     """
     early = jnp.float32(settings.warmup_probability)
     late = jnp.float32(settings.mask_probability)
