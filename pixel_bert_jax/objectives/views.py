@@ -38,9 +38,9 @@ class ViewSettings(NamedTuple):
 def probability_at(step: Array, settings: ViewSettings) -> Array:
     """Returns the share of words that is masked at a step of training.
 
-    For the first `warmup_steps` it is `warmup_probability`. The fewer words are visible,
-    the more a prediction has to come from the picture; whether that is what helps small
-    models that start from scratch is open (docs/results.md).
+    For the first `warmup_steps` it is `warmup_probability`. The fewer words are
+    visible, the more a prediction has to come from the picture; whether that is what
+    helps small models that start from scratch is open (docs/results.md).
     """
     early = jnp.float32(settings.warmup_probability)
     late = jnp.float32(settings.mask_probability)
