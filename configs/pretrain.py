@@ -8,7 +8,7 @@ Presets (add overrides after commas: `configs/pretrain.py:tiny,groups=32`):
 |---|---|---|---|
 | `tiny` | rendered scenes, nothing to download | 2 CPU cores | 8 minutes |
 | `tiny_long` | the same scenes | 2 CPU cores | at most 90 minutes |
-| `flickr8k` | Flickr8k photos under `config.data.root` | 2 CPU cores | 100 minutes |
+| `flickr8k` | Flickr8k photos under `config.data.root` | 1 CPU core | 75 minutes |
 
 Without a preset it is the paper's own size (ResNet-50 at 800/1333 on COCO + Visual
 Genome; also `x152`, `x152_32x4d`), which only says what it will need: it comes later.
@@ -98,7 +98,7 @@ def flickr8k():
     config = common.base()
     config.preset = "flickr8k"
     config.total = "20 epochs"
-    config.groups = 32
+    config.groups = 16
     config.texts_per_group = 5
     # Few, so that the projection onto 30,522 words stays small; about 2 % of the
     # captions would have drawn more masks.
