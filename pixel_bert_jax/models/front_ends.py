@@ -1,8 +1,8 @@
 """From a CNN's feature map to the transformer's visual tokens.
 
 Pixel-BERT, figure 2 and section 3.2: convolution to the transformer's width, 2x2 max
-pooling, random pixel sampling (pre-training only), then one vector s_v added to every
-pixel. There is no position embedding and no norm on pixels.
+pooling, one vector s_v added to every pixel, random pixel sampling (pre-training only).
+There is no position embedding and no norm on pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class VisualTokens:
 
 
 class PixelFrontEnd(nn.Module):
-    """1x1 convolution with bias, 2x2 max pool, sampling, + s_v.
+    """1x1 convolution with bias, 2x2 max pool, + s_v.
 
     Attributes:
       features: D.
@@ -38,24 +38,14 @@ class PixelFrontEnd(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        size: Array,
-        images: int,
-        *,
-        sample_keys: Array | None = None,
-        sample_count: int = 0,
-    ) -> VisualTokens:
-        """Makes visual tokens.
+    def __call__(self, x: Array, size: Array, images: int) -> VisualTokens:
+        """Makes a visual token of every cell.
 
         Args:
           x: [G * M, h, w, C] features of the CNN.
           size: [G * M, 2] int32, their valid size; a pooling window counts only if it
             is whole, so floor(n / 2) cells remain.
           images: M.
-          sample_keys: [G, M] random keys, or None to keep every pixel.
-          sample_count: pixels kept an image when `sample_keys` is given.
         """
         x = nn.Dense(self.features, dtype=self.dtype, name="project")(x)
         x = nn.max_pool(x, (2, 2), strides=(2, 2))
@@ -64,13 +54,27 @@ class PixelFrontEnd(nn.Module):
         cells = grid[0] * grid[1]
         x = x.reshape(-1, images, cells, self.features)
         mask = mask.reshape(-1, images, cells)
-        if sample_keys is None:
-            index = jnp.broadcast_to(jnp.arange(cells, dtype=jnp.int32), mask.shape)
-        else:
-            index, mask = sample_cells(sample_keys, mask, sample_count)
-            x = take_cells(x, index)
+        index = jnp.broadcast_to(jnp.arange(cells, dtype=jnp.int32), mask.shape)
         segment = self.param(
             "segment", nn.initializers.normal(0.02), (self.features,)
         ).astype(x.dtype)
-        x = jnp.where(mask[..., None], x + segment, jnp.zeros((), x.dtype))
-        return VisualTokens(x, mask, index, grid)
+        return VisualTokens(_only(x + segment, mask), mask, index, grid)
+
+
+def sample_pixels(visual: VisualTokens, keys: Array, count: int) -> VisualTokens:
+    """Keeps min(N, count) of the N pixels of each image (section 3.3).
+
+    Adding s_v before or after makes no difference.
+
+    Args:
+      visual: of every cell.
+      keys: [G, M] random keys.
+      count: the result has P = min(cells, count) places an image.
+    """
+    index, mask = sample_cells(keys, visual.mask, count)
+    features = _only(take_cells(visual.features, index), mask)
+    return visual.replace(features=features, mask=mask, index=index)
+
+
+def _only(features: Array, mask: Array) -> Array:
+    return jnp.where(mask[..., None], features, jnp.zeros((), features.dtype))

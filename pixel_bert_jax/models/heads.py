@@ -59,3 +59,24 @@ class MatchHead(nn.Module):
         """Maps pooled [B, D] to logits [B, 2] float32."""
         classifier = nn.Dense(2, kernel_init=init(self.init_std), name="classifier")
         return classifier(at_least_float32(pooled))
+
+
+class PixelWordHead(nn.Module):
+    """Linear classifier of each pixel: the log-odds that it shows a word.
+
+    Attributes:
+      vocab_size: V.
+      dtype: of the product.
+    """
+
+    vocab_size: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixels: Array) -> Array:
+        """Maps pixels [..., D] to logits [..., V], at least float32."""
+        rare = nn.initializers.constant(-4.0)  # most words are absent from an image
+        words = nn.Dense(
+            self.vocab_size, dtype=self.dtype, bias_init=rare, name="words"
+        )
+        return at_least_float32(words(pixels))

@@ -74,16 +74,13 @@ class PixelBert(nn.Module):
         image_size: Array,
         *,
         train: bool = False,
-        sample_keys: Array | None = None,
     ) -> VisualTokens:
-        """Turns images into visual tokens, each image once.
+        """Turns images into visual tokens of all their cells, each image once.
 
         Args:
           image: [G, M, H, W, 3] float32 of `ops.image.prepare`.
           image_size: [G, M, 2] int32.
           train: use batch statistics in a live norm.
-          sample_keys: [G, M] keys to sample `config.sample_pixels` pixels an image, or
-            None for all pixels.
         """
         groups, images = image.shape[:2]
         features, size = self.backbone(
@@ -91,13 +88,7 @@ class PixelBert(nn.Module):
             image_size.reshape(groups * images, 2),
             train=train,
         )
-        return self.front_end(
-            features,
-            size,
-            images,
-            sample_keys=sample_keys,
-            sample_count=self.config["sample_pixels"],
-        )
+        return self.front_end(features, size, images)
 
     def fuse(
         self,

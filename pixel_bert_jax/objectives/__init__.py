@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from pixel_bert_jax.objectives.base import Objective
+from pixel_bert_jax.objectives.image_words import ImageWords
 from pixel_bert_jax.objectives.itm import ImageTextMatching
 from pixel_bert_jax.objectives.mlm import MaskedLanguageModelling
 from pixel_bert_jax.types import InputError, nearest
 
-OBJECTIVES = {"mlm": MaskedLanguageModelling, "itm": ImageTextMatching}
+OBJECTIVES = {
+    "mlm": MaskedLanguageModelling,
+    "itm": ImageTextMatching,
+    "image_words": ImageWords,
+}
 
 
 def build(config: Mapping[str, Mapping[str, Any]]) -> tuple[Objective, ...]:

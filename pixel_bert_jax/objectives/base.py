@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 from jax import Array
 
+from pixel_bert_jax.models.front_ends import VisualTokens
 from pixel_bert_jax.models.pixel_bert import Encoded
 from pixel_bert_jax.objectives.views import View
 from pixel_bert_jax.types import Sums
@@ -22,11 +23,14 @@ class Objective(Protocol):
     Attributes:
       name: key of `config.objectives`, prefix of its metrics, name of its head.
       view: which of VIEWS it reads.
+      reads: "fused", the transformer's output for that view, or "pixels", all visual
+        tokens before they meet a text.
       weight: multiplier of its loss.
     """
 
     name: str
     view: str
+    reads: str
     weight: float
 
     def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
@@ -44,5 +48,7 @@ class Objective(Protocol):
         before that is split into micro-batches.
         """
 
-    def loss(self, heads: Heads, encoded: Encoded, view: View) -> tuple[Array, Sums]:
+    def loss(
+        self, heads: Heads, encoded: Encoded | VisualTokens, view: View
+    ) -> tuple[Array, Sums]:
         """Returns the summed loss (a scalar) and metrics as sums."""

@@ -33,6 +33,7 @@ class ImageTextMatching:
     weight: float
     name: str = "itm"
     view: str = "swapped_masked"
+    reads: str = "fused"
 
     def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
         """Returns a linear classifier."""

@@ -50,6 +50,7 @@ class MaskedLanguageModelling:
     on_swapped: bool
     name: str = "mlm"
     view: str = "swapped_masked"
+    reads: str = "fused"
 
     def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
         """Returns BERT's MLM head."""

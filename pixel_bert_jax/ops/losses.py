@@ -27,6 +27,20 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return jax.nn.logsumexp(logits, axis=-1) - picked
 
 
+def binary_cross_entropy(logits: Array, labels: Array) -> Array:
+    """Sigmoid cross-entropy: -log sigmoid(logit) if True, else -log sigmoid(-logit).
+
+    Args:
+      logits: [...].
+      labels: [...] bool.
+
+    Returns:
+      [...] in nats, at least float32.
+    """
+    logits = at_least_float32(logits)
+    return jax.nn.softplus(jnp.where(labels, -logits, logits))
+
+
 def weighted_sum(values: Array, weights: Array) -> tuple[Array, Array]:
     """Returns (sum of values where weighted, sum of weights), scalars.
 

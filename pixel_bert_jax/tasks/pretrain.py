@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pixel_bert_jax import objectives
-from pixel_bert_jax.models.front_ends import VisualTokens
+from pixel_bert_jax.models.front_ends import VisualTokens, sample_pixels
 from pixel_bert_jax.models.pixel_bert import PixelBert
 from pixel_bert_jax.objectives.base import Heads
 from pixel_bert_jax.objectives.mlm import masked_word_logits
@@ -102,38 +102,40 @@ class Pretrain:
         dropout_key = example_keys.tagged(key, example_keys.DROPOUT, step)
         dropout_key = jax.random.fold_in(dropout_key, micro)
         core, heads = self._bind(variables)
-        # 0 keeps every pixel, as row 4 of the paper's table 6 does.
-        sample_keys = None
-        if self.model.config["sample_pixels"]:
-            sample_keys = example_keys.per_image(
-                sample_key, batch["example_uid"], batch["image"].shape[1]
-            )
-        visual, mutated = self.model.apply(
+        pixels, mutated = self.model.apply(
             core,
             batch["image"],
             batch["image_size"],
             train=True,
-            sample_keys=sample_keys,
             method="encode_images",
             mutable=["moments"],
         )
+        sampled = pixels
+        # 0 keeps every pixel, as row 4 of the paper's table 6 does.
+        if count := self.model.config["sample_pixels"]:
+            sample_keys = example_keys.per_image(
+                sample_key, batch["example_uid"], batch["image"].shape[1]
+            )
+            sampled = sample_pixels(pixels, sample_keys, count)
+        fused = dict.fromkeys(o.view for o in self.objectives if o.reads == "fused")
         encoded = {
             name: self.model.apply(
                 core,
-                view.text_ids,
-                view.text_mask,
-                visual,
+                views[name].text_ids,
+                views[name].text_mask,
+                sampled,
                 train=True,
                 method="fuse",
                 rngs={"dropout": jax.random.fold_in(dropout_key, number)},
             )
-            for number, (name, view) in enumerate(views.items())
+            for number, name in enumerate(fused)
         }
         losses: dict[str, Array] = {}
         sums: Sums = {}
         for objective in self.objectives:
             view = views[objective.view]
-            loss, metrics = objective.loss(heads, encoded[objective.view], view)
+            read = encoded[objective.view] if objective.reads == "fused" else pixels
+            loss, metrics = objective.loss(heads, read, view)
             losses[objective.name] = loss
             sums |= metrics
         return Losses(losses, sums, mutated.get("moments", {}))

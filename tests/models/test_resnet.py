@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixel_bert_jax.models.front_ends import PixelFrontEnd
+from pixel_bert_jax.models.front_ends import PixelFrontEnd, sample_pixels
 from pixel_bert_jax.models.resnet import BasicBlock, ResNet
 from pixel_bert_jax.ops.image import valid_cells
 
@@ -174,7 +174,7 @@ def test_sampled_tokens_are_the_maps_own_at_their_index():
     values = variables()[1]
     keys = jax.random.split(jax.random.key(0), (2, 2))
     every = FRONT_END.apply(values, x, size, 2)
-    some = FRONT_END.apply(values, x, size, 2, sample_keys=keys, sample_count=5)
+    some = sample_pixels(every, keys, 5)
     assert some.features.shape == (2, 2, 5, 10)
     mask, index = np.asarray(some.mask), np.asarray(some.index)
     np.testing.assert_array_equal(mask.sum(-1), [[5, 4], [0, 5]])

@@ -1,0 +1,71 @@
+"""Image words: which words of an image's texts does one of its pixels show?
+
+Multiple-instance learning from captions (Fang et al., arXiv 1411.4952): a word belongs
+to an image as much as to the pixel that shows it best. It needs no transformer and no
+label but the texts, and gives a CNN that starts from scratch what a pre-trained one
+has. Pixel-BERT starts from ImageNet weights and has no such objective.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from pixel_bert_jax.models.front_ends import VisualTokens
+from pixel_bert_jax.models.heads import PixelWordHead
+from pixel_bert_jax.objectives.base import Heads
+from pixel_bert_jax.objectives.views import View
+from pixel_bert_jax.ops.losses import binary_cross_entropy, weighted_sum
+from pixel_bert_jax.types import Sums
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageWords:
+    """Presence of every word of the vocabulary, from the best of all pixels.
+
+    Attributes:
+      weight: multiplier of the loss.
+    """
+
+    weight: float
+    name: str = "image_words"
+    view: str = "clean"
+    reads: str = "pixels"
+
+    def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
+        """Returns a linear classifier of pixels."""
+        return PixelWordHead(vocab_size, jnp.dtype(model["dtype"]))
+
+    def head_inputs(
+        self, features: int, vocab_size: int
+    ) -> tuple[tuple[int, ...], ...]:
+        """Returns the shape of pixels."""
+        del vocab_size
+        return ((1, features),)
+
+    def count(self, view: View) -> Array:
+        """Returns the number of groups that have a text."""
+        return jnp.sum(jnp.any(view.mask, axis=-1).astype(jnp.float32))
+
+    def loss(
+        self, heads: Heads, encoded: VisualTokens, view: View
+    ) -> tuple[Array, Sums]:
+        """Sums the binary cross-entropy over the vocabulary and over groups."""
+        logits = heads["image_words"](encoded.features)  # [G, M, P, V]
+        logits = jnp.where(encoded.mask[..., None], logits, -jnp.inf)
+        logits = jnp.max(logits, axis=(1, 2))
+        real = view.text_mask & view.mask[..., None]
+        ids = jnp.where(real, view.text_ids, -1)
+        present = jnp.any(ids[..., None] == jnp.arange(logits.shape[-1]), axis=(1, 2))
+        group = jnp.any(view.mask, axis=-1)
+        # A group without a pixel or a text has no finite loss and no weight.
+        logits = jnp.where(group[:, None] & jnp.isfinite(logits), logits, 0.0)
+        loss = jnp.sum(binary_cross_entropy(logits, present), axis=-1)
+        total, count = weighted_sum(loss, group)
+        shown = weighted_sum(logits > 0, present & group[:, None])
+        return total, {"image_words/loss": (total, count), "image_words/recall": shown}
