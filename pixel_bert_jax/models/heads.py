@@ -62,7 +62,10 @@ class MatchHead(nn.Module):
 
 
 class PixelWordHead(nn.Module):
-    """Linear classifier of each pixel: the log-odds that it shows a word.
+    """How much each pixel shows each word: their inner product, and a bias a word.
+
+    Tied to the word embedding as the MLM head is, so that a pixel comes to lie near the
+    words it shows (as the visual features of OVR-CNN, arXiv 2011.10678).
 
     Attributes:
       vocab_size: V.
@@ -73,10 +76,14 @@ class PixelWordHead(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pixels: Array) -> Array:
-        """Maps pixels [..., D] to logits [..., V], at least float32."""
+    def __call__(self, pixels: Array, word_embedding: Array) -> Array:
+        """Maps pixels [..., D] and the word embedding [V, D] to log-odds [..., V]."""
         rare = nn.initializers.constant(-4.0)  # most words are absent from an image
-        words = nn.Dense(
-            self.vocab_size, dtype=self.dtype, bias_init=rare, name="words"
+        bias = self.param("bias", rare, (self.vocab_size,))
+        logits = jnp.einsum(
+            "...d,vd->...v",
+            pixels.astype(self.dtype),
+            word_embedding.astype(self.dtype),
+            preferred_element_type=jnp.promote_types(self.dtype, jnp.float32),
         )
-        return at_least_float32(words(pixels))
+        return logits + bias

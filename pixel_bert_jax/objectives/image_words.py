@@ -38,15 +38,14 @@ class ImageWords:
     reads: str = "pixels"
 
     def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
-        """Returns a linear classifier of pixels."""
+        """Returns the inner product with the word embedding."""
         return PixelWordHead(vocab_size, jnp.dtype(model["dtype"]))
 
     def head_inputs(
         self, features: int, vocab_size: int
     ) -> tuple[tuple[int, ...], ...]:
-        """Returns the shape of pixels."""
-        del vocab_size
-        return ((1, features),)
+        """Returns the shapes of pixels and of the word embedding."""
+        return (1, features), (vocab_size, features)
 
     def count(self, view: View) -> Array:
         """Returns the number of groups that have a text."""
@@ -56,7 +55,8 @@ class ImageWords:
         self, heads: Heads, encoded: VisualTokens, view: View
     ) -> tuple[Array, Sums]:
         """Sums the binary cross-entropy over the vocabulary and over groups."""
-        logits = heads["image_words"](encoded.features)  # [G, M, P, V]
+        table = heads["word_embedding"]()
+        logits = heads["image_words"](encoded.features, table)  # [G, M, P, V]
         logits = jnp.where(encoded.mask[..., None], logits, -jnp.inf)
         logits = jnp.max(logits, axis=(1, 2))
         real = view.text_mask & view.mask[..., None]

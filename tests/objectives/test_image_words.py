@@ -34,22 +34,25 @@ def parts():
     view = VIEWS["clean"](
         arrays, jax.random.key(0), jnp.zeros(()), small.task().settings
     )
-    params = HEAD.init(jax.random.key(1), jnp.zeros((1, FEATURES)))["params"]
-    return visual, view, arrays, params
+    table = random.normal(0, 0.3, (small.VOCAB, FEATURES)).astype(np.float32)
+    bias = random.normal(-1, 1, small.VOCAB).astype(np.float32)
+    return visual, view, arrays, {"bias": jnp.asarray(bias)}, jnp.asarray(table)
 
 
 def loss_of(visual, view):
-    params = parts()[-1]
-    heads = {"image_words": functools.partial(HEAD.apply, {"params": params})}
+    *_, params, table = parts()
+    heads = {
+        "image_words": functools.partial(HEAD.apply, {"params": params}),
+        "word_embedding": lambda: table,
+    }
     return OBJECTIVE.loss(heads, visual, view)
 
 
 def test_loss_is_that_of_each_words_best_pixel():
-    visual, view, arrays, params = parts()
+    visual, view, arrays, params, table = parts()
     loss, sums = loss_of(visual, view)
-    kernel = np.asarray(params["words"]["kernel"], np.float64)
-    bias = np.asarray(params["words"]["bias"], np.float64)
-    assert (bias < 0).all()
+    kernel = np.asarray(table, np.float64).T
+    bias = np.asarray(params["bias"], np.float64)
     want, words, found = 0.0, 0, 0
     for g in (0, 3, 4):
         seen = np.asarray(visual.features, np.float64)[g][np.asarray(visual.mask)[g]]
@@ -72,7 +75,7 @@ def test_loss_is_that_of_each_words_best_pixel():
 
 
 def test_gradient_reaches_the_best_pixels_only_and_is_finite():
-    visual, view, _, _ = parts()
+    visual, view, *_ = parts()
     gradient = np.asarray(
         jax.grad(lambda x: loss_of(visual.replace(features=x), view)[0])(
             visual.features
