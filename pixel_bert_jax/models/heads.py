@@ -36,13 +36,7 @@ class MaskedWordHead(nn.Module):
         )(x)
         x = layer_norm("norm")(nn.gelu(x, approximate=False))
         bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
-        logits = jnp.einsum(
-            "...d,vd->...v",
-            x.astype(self.dtype),
-            word_embedding.astype(self.dtype),
-            preferred_element_type=jnp.promote_types(self.dtype, jnp.float32),
-        )
-        return logits + bias
+        return _word_products(x, word_embedding, self.dtype) + bias
 
 
 class MatchHead(nn.Module):
@@ -80,10 +74,14 @@ class PixelWordHead(nn.Module):
         """Maps pixels [..., D] and the word embedding [V, D] to log-odds [..., V]."""
         rare = nn.initializers.constant(-4.0)  # most words are absent from an image
         bias = self.param("bias", rare, (self.vocab_size,))
-        logits = jnp.einsum(
-            "...d,vd->...v",
-            pixels.astype(self.dtype),
-            word_embedding.astype(self.dtype),
-            preferred_element_type=jnp.promote_types(self.dtype, jnp.float32),
-        )
-        return logits + bias
+        return _word_products(pixels, word_embedding, self.dtype) + bias
+
+
+def _word_products(x: Array, word_embedding: Array, dtype: jnp.dtype) -> Array:
+    """Maps x [..., D] and [V, D] to inner products [..., V], at least float32."""
+    return jnp.einsum(
+        "...d,vd->...v",
+        x.astype(dtype),
+        word_embedding.astype(dtype),
+        preferred_element_type=jnp.promote_types(dtype, jnp.float32),
+    )

@@ -63,7 +63,8 @@ class ImageWords:
         ids = jnp.where(real, view.text_ids, -1)
         present = jnp.any(ids[..., None] == jnp.arange(logits.shape[-1]), axis=(1, 2))
         group = jnp.any(view.mask, axis=-1)
-        # A group without a pixel or a text has no finite loss and no weight.
+        # Without a text a group has no weight; without a pixel it counts, but nothing
+        # can be learned from it: every word is as likely as not.
         logits = jnp.where(group[:, None] & jnp.isfinite(logits), logits, 0.0)
         loss = jnp.sum(binary_cross_entropy(logits, present), axis=-1)
         total, count = weighted_sum(loss, group)
