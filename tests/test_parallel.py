@@ -25,7 +25,8 @@ FEW = 64
 @functools.cache
 def compiled(devices, fsdp, accumulate):
     """Returns the run, its first state and its compiled step."""
-    run = small.run(devices, fsdp, model__norm="batch")
+    words = {"weight": 0.2}
+    run = small.run(devices, fsdp, model__norm="batch", objectives__image_words=words)
     state = run.state()
     batch = run.place(small.batch(GROUPS, TEXTS), accumulate)
     return run, state, run.step(state, batch)
