@@ -72,7 +72,7 @@ class PixelWordHead(nn.Module):
     @nn.compact
     def __call__(self, pixels: Array, word_embedding: Array) -> Array:
         """Maps pixels [..., D] and the word embedding [V, D] to log-odds [..., V]."""
-        rare = nn.initializers.constant(-4.0)  # most words are absent from an image
+        rare = nn.initializers.constant(-6.0)  # most words are absent from an image
         bias = self.param("bias", rare, (self.vocab_size,))
         return _word_products(pixels, word_embedding, self.dtype) + bias
 

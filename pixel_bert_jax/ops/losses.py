@@ -41,6 +41,28 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
     return jax.nn.softplus(jnp.where(labels, -logits, logits))
 
 
+def log_odds_of_any(logits: Array, where: Array, axis: int | tuple[int, ...]) -> Array:
+    """Noisy OR: log-odds that at least one of several independent events happens.
+
+    log(P / (1 - P)) with P = 1 - prod_i (1 - sigmoid(logit_i)), from
+    s = -log(1 - P) = sum_i softplus(logit_i) as log(exp(s) - 1).
+
+    Args:
+      logits: [...] log-odds of each event.
+      where: broadcastable to `logits`, bool: the events that count.
+      axis: of the events.
+
+    Returns:
+      The log-odds without those axes, at least float32. If nothing counts they are
+      finite, very small, and have no gradient.
+    """
+    logits = at_least_float32(logits)
+    none = jnp.sum(jnp.where(where, jax.nn.softplus(logits), 0.0), axis=axis)
+    # log(exp(s) - 1) = s + log(1 - exp(-s)), which neither overflows nor cancels.
+    none = jnp.maximum(none, jnp.finfo(none.dtype).tiny)
+    return none + jnp.log(-jnp.expm1(-none))
+
+
 def weighted_sum(values: Array, weights: Array) -> tuple[Array, Array]:
     """Returns (sum of values where weighted, sum of weights), scalars.
 
