@@ -47,6 +47,7 @@ def base():
         dropout=0.1,
         max_positions=512,
         init_std=0.02,
+        attention_init="independent",  # or "similar"; see models/bert.py
         sample_pixels=100,
         dtype="float32",
     )

@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from pixel_bert_jax import trees
+from pixel_bert_jax.checks import check_metric
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError
 
@@ -46,7 +47,13 @@ class Checkpoints:
     """The checkpoints of one workdir."""
 
     def __init__(
-        self, workdir: Path, *, keep: int, metric: str = "", mode: str = "max"
+        self,
+        workdir: Path,
+        *,
+        keep: int,
+        metric: str = "",
+        mode: str = "max",
+        read_only: bool = False,
     ):
         """Opens `workdir`/checkpoints, making it if needed.
 
@@ -55,12 +62,13 @@ class Checkpoints:
           keep: how many of the newest checkpoints stay.
           metric: name of the evaluation figure that decides what is best, or "".
           mode: "max" or "min" of that figure.
+          read_only: change nothing there: a run may be writing at this moment.
         """
         root = Path(workdir).expanduser().resolve() / "checkpoints"
         self.metric = metric
         self.sign = {"max": 1.0, "min": -1.0}[mode]
-        self.latest = _manager(root / LATEST, max_to_keep=keep)
-        self.best = _manager(root / BEST, max_to_keep=1)
+        self.latest = _manager(root / LATEST, keep, read_only)
+        self.best = _manager(root / BEST, 1, read_only)
 
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
         """Starts writing the newest checkpoint in the background, unless it is there.
@@ -79,11 +87,7 @@ class Checkpoints:
         """
         if not self.metric:
             return False
-        if self.metric not in figures:
-            raise InputError(
-                f"checkpoint.best_metric is {self.metric!r}, but the evaluation gives "
-                f"{', '.join(sorted(figures))}"
-            )
+        check_metric(self.metric, list(figures))
         value = figures[self.metric]
         step = self.best.latest_step()
         if step is not None:
@@ -101,10 +105,20 @@ class Checkpoints:
         return self._of(which).latest_step()
 
     def read_meta(self, which: str = LATEST) -> dict[str, Any]:
-        """Returns the `meta` record of the newest checkpoint."""
+        """Returns the `meta` record of the newest checkpoint.
+
+        Raises:
+          InputError: another version of this program wrote it, in another format.
+        """
         manager = self._of(which)
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return dict(manager.restore(manager.latest_step(), args=args)["meta"])
+        meta = dict(manager.restore(manager.latest_step(), args=args)["meta"])
+        if meta.get("format") != FORMAT:
+            raise InputError(
+                f"the checkpoint in {manager.directory} has the format "
+                f"{meta.get('format')}, this version reads {FORMAT}"
+            )
+        return meta
 
     def restore(self, target: TrainState, which: str = LATEST) -> TrainState:
         """Reads the newest checkpoint onto the devices that `target` names.
@@ -134,7 +148,7 @@ class Checkpoints:
         return {LATEST: self.latest, BEST: self.best}[which]
 
 
-def _manager(folder: Path, max_to_keep: int) -> ocp.CheckpointManager:
+def _manager(folder: Path, max_to_keep: int, read_only: bool) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         folder,
         # Named here, so that a fresh process can ask for shapes before it restores.
@@ -143,7 +157,11 @@ def _manager(folder: Path, max_to_keep: int) -> ocp.CheckpointManager:
             "meta": ocp.JsonCheckpointHandler(),
         },
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=max_to_keep, create=True, cleanup_tmp_directories=True
+            max_to_keep=None if read_only else max_to_keep,
+            create=not read_only,
+            # What a killed run left; of a running one it would be its newest step.
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         ),
     )
 
@@ -172,7 +190,7 @@ def _check_shapes(stored: Any, target: TrainState, step: int) -> None:
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
         return {
-            path_name(path): _stored_shape(leaf)
+            trees.key_path(path): _stored_shape(leaf)
             for path, leaf in leaves
             if getattr(leaf, "shape", None) is not None
         }
@@ -200,17 +218,6 @@ def _stored_shape(leaf: Any) -> tuple[int, ...]:
     return tuple(leaf.shape)
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """Returns "a/b/0" for a key path of jax.tree_util."""
-    names = []
-    for part in path:
-        for attribute in ("key", "name", "idx"):
-            if hasattr(part, attribute):
-                names.append(str(getattr(part, attribute)))
-                break
-    return "/".join(names)
-
-
 def digest(state: Any) -> str:
     """Returns the SHA-256 of a state: the identity of a checkpoint.
 
@@ -218,7 +225,7 @@ def digest(state: Any) -> str:
     """
     total = hashlib.sha256()
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    for name, leaf in sorted((path_name(path), leaf) for path, leaf in leaves):
+    for name, leaf in sorted((trees.key_path(path), leaf) for path, leaf in leaves):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         array = np.asarray(jax.device_get(leaf))

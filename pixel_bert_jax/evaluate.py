@@ -13,15 +13,12 @@ from pixel_bert_jax import checkpointing, sharding
 from pixel_bert_jax.checkpointing import BEST, LATEST, Checkpoints
 from pixel_bert_jax.convert import export
 from pixel_bert_jax.data.pipeline import Step, Stream
-from pixel_bert_jax.data.text import WordPiece
+from pixel_bert_jax.data.text import WordPiece, load_tokenizer
 from pixel_bert_jax.evaluators import EVALUATORS
 from pixel_bert_jax.evaluators.base import to_host
 from pixel_bert_jax.experiment import Experiment, prepare_images
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError, Params
-
-# What must agree between a checkpoint and the config that evaluates it.
-MUST_AGREE = ("task", "objectives", "masking", "model")
 
 
 def predictor(experiment: Experiment) -> Any:
@@ -56,6 +53,13 @@ def run(
         )
 
 
+def figure_names(experiment: Experiment) -> list[str]:
+    """Returns the names of the figures of the held-out examples."""
+    _, evaluator = EVALUATORS[experiment.config["task"]["name"]]
+    names = evaluator(experiment.tokenizer, oracle=False).names
+    return names(experiment.evaluation_index)
+
+
 def stream(experiment: Experiment) -> Stream:
     """Opens the stream of held-out examples; a bad image is always an error."""
     data = experiment.config["data"]
@@ -69,13 +73,16 @@ def stream(experiment: Experiment) -> Stream:
 
 def from_workdir(
     config: Mapping[str, Any], workdir: Path, *, rebuild_index: bool = False
-) -> tuple[Experiment, TrainState]:
+) -> tuple[Experiment, TrainState, dict[str, Any]]:
     """Loads a workdir's best checkpoint, or the newest if none was kept as best.
 
     Args:
       config: of this launch; model, objectives and tokenizer must be the checkpoint's.
       workdir: of the training run.
       rebuild_index: build the data's index again.
+
+    Returns:
+      The experiment of this launch, the state, and the checkpoint's `meta` record.
 
     Raises:
       InputError: no checkpoint, or one of another model; lists the differences.
@@ -85,22 +92,19 @@ def from_workdir(
             f"no checkpoint in {workdir}: expected {workdir / 'checkpoints'}, which a "
             "training run with the same --workdir makes"
         )
-    checkpoints = open_checkpoints(config, workdir)
+    checkpoints = open_checkpoints(config, workdir, read_only=True)
     which = BEST if checkpoints.newest_step(BEST) is not None else LATEST
     if checkpoints.newest_step(which) is None:
         raise InputError(f"no complete checkpoint in {workdir / 'checkpoints'}")
     meta = checkpoints.read_meta(which)
-    checkpointing.check_same_config(
-        {name: meta["config"][name] for name in MUST_AGREE},
-        {name: config[name] for name in MUST_AGREE},
-        f"the checkpoint in {workdir}",
-    )
     stored = meta["tokenizer"]
     tokenizer = WordPiece(stored["vocabulary"], lower_case=stored["lower_case"])
+    where = f"the checkpoint in {workdir}"
+    _check_same_model(meta["config"], config, tokenizer, where)
     experiment = Experiment(config, rebuild_index=rebuild_index, tokenizer=tokenizer)
     state = checkpoints.restore(experiment.stored_target(meta["config"]), which)
     checkpoints.close()
-    return experiment, state
+    return experiment, state, meta
 
 
 def from_exported(
@@ -117,11 +121,8 @@ def from_exported(
       InputError: no such folder, or one of another model; lists the differences.
     """
     exported = export.load(folder)
-    checkpointing.check_same_config(
-        {name: exported.config[name] for name in MUST_AGREE},
-        {name: config[name] for name in MUST_AGREE},
-        f"the model in {folder}",
-    )
+    where = f"the model in {folder}"
+    _check_same_model(exported.config, config, exported.tokenizer, where)
     experiment = Experiment(
         config, rebuild_index=rebuild_index, tokenizer=exported.tokenizer
     )
@@ -129,7 +130,42 @@ def from_exported(
     return experiment, exported
 
 
-def open_checkpoints(config: Mapping[str, Any], workdir: Path) -> Checkpoints:
+def _check_same_model(
+    old: Mapping[str, Any], new: Mapping[str, Any], tokenizer: WordPiece, where: str
+) -> None:
+    """Compares what a model is: architecture, heads and vocabulary.
+
+    How it was trained may differ, and what it is evaluated on.
+
+    Args:
+      old: config that the model was trained with.
+      new: config of this launch.
+      tokenizer: of the model.
+      where: names the model in the message.
+
+    Raises:
+      InputError: lists the differences.
+    """
+
+    def model(config: Mapping[str, Any]) -> dict[str, Any]:
+        heads = sorted(config["objectives"])
+        return {"task": config["task"], "model": config["model"], "objectives": heads}
+
+    checkpointing.check_same_config(model(old), model(new), where)
+    name = new["data"]["tokenizer"]
+    # Its own tokenizer needs no file, so another is opened only if one is asked for.
+    if name != old["data"]["tokenizer"]:
+        asked = load_tokenizer(name)
+        if asked.fingerprint != tokenizer.fingerprint:
+            raise InputError(
+                f"{where} has another vocabulary ({tokenizer.vocab_size} words) than "
+                f"data.tokenizer = {name!r} ({asked.vocab_size})"
+            )
+
+
+def open_checkpoints(
+    config: Mapping[str, Any], workdir: Path, *, read_only: bool = False
+) -> Checkpoints:
     """Opens the checkpoints of a workdir with the config's retention."""
     fields = config["checkpoint"]
     return Checkpoints(
@@ -137,6 +173,7 @@ def open_checkpoints(config: Mapping[str, Any], workdir: Path) -> Checkpoints:
         keep=fields["keep"],
         metric=fields["best_metric"],
         mode=fields["best_mode"],
+        read_only=read_only,
     )
 
 

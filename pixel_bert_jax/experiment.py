@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from pixel_bert_jax import durations, optim, sharding, train_state, train_step
+from pixel_bert_jax import checks, durations, optim, sharding, train_state, train_step
 from pixel_bert_jax.checkpointing import FORMAT
 from pixel_bert_jax.data import geometry
 from pixel_bert_jax.data.index import Index, build_or_open
@@ -59,8 +59,9 @@ class Experiment:
           tokenizer: instead of the config's (that of a checkpoint).
 
         Raises:
-          InputError: a name in the config does not exist.
+          InputError: a name in the config does not exist, or a value cannot be used.
         """
+        checks.check_values(config)
         self.config = config
         self._rebuild = rebuild_index
         name = config["task"]["name"]

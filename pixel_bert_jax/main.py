@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from pixel_bert_jax import trees, types
 MODES = ("train", "evaluate", "export")
 FIGURE_PANELS = 8
 CONFIG_FILE = "configs/{name}.py:{preset}"
+# Fields that belong to a machine, not to a model.
+PLACES = ("compile_cache", "data/root", "data/index_dir")
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File:preset,key=value,... under configs/.", lock_config=True
@@ -109,7 +112,7 @@ def evaluate(config: dict, workdir: Path) -> None:
         variables, where = exported.variables, folder
         step, digest = (exported.provenance[name] for name in ("step", "sha256"))
     else:
-        experiment, state = evaluation.from_workdir(
+        experiment, state, _ = evaluation.from_workdir(
             config, workdir, rebuild_index=rebuild
         )
         variables, where = state.variables, workdir
@@ -137,23 +140,45 @@ def export(config: dict, workdir: Path) -> None:
 
     if not OUTPUT.value:
         raise types.InputError("--mode=export needs --output=FOLDER")
-    experiment, state = evaluation.from_workdir(config, workdir)
-    source = CONFIG_FILE.format(name=config_name(), preset=config["preset"])
+    experiment, state, meta = evaluation.from_workdir(config, workdir)
+    # How it was trained, which the flags of this launch need not say.
+    trained = meta["config"]
     provenance = {
         "step": int(state.step),
         "sha256": checkpointing.digest(state),
-        "seed": config["seed"],
-        "command": f"python -m pixel_bert_jax.main --config={source}",
+        "seed": trained["seed"],
+        "command": training_command(trained),
     }
     folder = Path(OUTPUT.value).expanduser()
-    exporting.save(folder, state.variables, config, experiment.tokenizer, provenance)
+    exporting.save(folder, state.variables, trained, experiment.tokenizer, provenance)
     print(f"step {provenance['step']} of {workdir} written to {folder}")
+
+
+def training_command(config: dict) -> str:
+    """Returns the command that trains with a config: its preset, and what differs.
+
+    Fields that say where files lie are left out.
+    """
+    source = CONFIG_FILE.format(name=config_name(), preset=config["preset"])
+    default = trees.flatten(load_config(f"{config_file()}:{config['preset']}"))
+    words = [f"python -m pixel_bert_jax.main --config={source}"]
+    for path, value in trees.flatten(config).items():
+        value = tuple(value) if isinstance(value, list) else value
+        if path not in PLACES and value != default.get(path, value):
+            name = path.replace(trees.SEPARATOR, ".")
+            words.append(shlex.quote(f"--config.{name}={value}"))
+    return " ".join(words)
+
+
+def config_file() -> str:
+    """Returns the path of the config file, as it was given."""
+    name = config_flags.get_config_filename(flags.FLAGS["config"])
+    return name.partition(":")[0]
 
 
 def config_name() -> str:
     """Returns the name of the config file without folder and ending."""
-    name = config_flags.get_config_filename(flags.FLAGS["config"])
-    return Path(name.partition(":")[0]).stem
+    return Path(config_file()).stem
 
 
 def default_workdir(config: dict) -> str:

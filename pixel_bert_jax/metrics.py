@@ -37,7 +37,10 @@ class Writer:
         # clu imports TensorFlow: only a run that writes summaries pays for it.
         from clu import metric_writers
 
-        self._summaries = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+        folder = workdir / "tensorboard"
+        if folder.is_dir():
+            _forget_steps(folder, first_step + 1)
+        self._summaries = metric_writers.SummaryWriter(str(folder))
         self._lines = open(workdir / FILE, "a", buffering=1)  # noqa: SIM115
         self._total = total_steps
         self._clock = Clock(first_step, total_steps)
@@ -63,7 +66,7 @@ class Writer:
           step: batches consumed.
           figures: of `means`.
           examples: a digest of the ids of the step's examples.
-          pairs: text slots a step.
+          pairs: texts of this step.
           waited: seconds spent waiting for data since the start, at `moment`.
           moment: when the step was sent to the device, of `time.monotonic`.
         """
@@ -113,6 +116,22 @@ class Writer:
 
     def _write_line(self, fields: Mapping[str, Any]) -> None:
         self._lines.write(json.dumps(as_json(fields), allow_nan=False) + "\n")
+
+
+def _forget_steps(folder: Path, step: int) -> None:
+    """Makes TensorBoard drop what a killed run wrote of `step` and later ones."""
+    from tensorboard.compat.proto import event_pb2
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    writer = EventFileWriter(str(folder))
+    writer.add_event(
+        event_pb2.Event(wall_time=time.time(), step=step, session_log=start)
+    )
+    writer.close()
+    # Files are read in the order of their names, which begin with the second they were
+    # opened in: the next one must not be of this second.
+    time.sleep(1.0 - time.time() % 1.0)
 
 
 def has_evaluation(workdir: Path, step: int) -> bool:

@@ -151,7 +151,7 @@ def state_shardings(state: Any, params: Params, mesh: Mesh) -> Any:
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        names = "/".join(_name(part) for part in path).split("/")
+        names = trees.key_path(path).split(trees.SEPARATOR)
         for start in range(len(names)):
             sharding = flat.get("/".join(names[start:]))
             if sharding is not None and len(sharding.spec) <= len(leaf.shape):
@@ -159,13 +159,6 @@ def state_shardings(state: Any, params: Params, mesh: Mesh) -> Any:
         return replicated
 
     return jax.tree_util.tree_map_with_path(one, state)
-
-
-def _name(part: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(part, attribute):
-            return str(getattr(part, attribute))
-    return str(part)
 
 
 def place(batch: Params, mesh: Mesh, spec: PartitionSpec) -> Params:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from pixel_bert_jax import checkpointing, evaluate, metrics, sharding
+from pixel_bert_jax.checks import check_metric
 from pixel_bert_jax.convert import export
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import (
@@ -28,6 +29,7 @@ from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError, NonFiniteError
 
 BAD_IMAGES = "bad_images.jsonl"
+SKIPPED = "skipped_in_a_row"  # of `train_step`: updates that were not finite
 # Steps after which the time of the rest is projected, and from which on it is measured:
 # the first ones compile.
 PROJECT_AFTER, PROJECT_FROM = 50, 25
@@ -63,6 +65,8 @@ def train_and_evaluate(
     evaluate_every = experiment.steps(config["eval"]["every"])
     if evaluate_every:
         _ = experiment.evaluation_plan  # faults of held-out data show before training
+        best = config["checkpoint"]["best_metric"]
+        check_metric(best, evaluate.figure_names(experiment))
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = evaluate.open_checkpoints(config, workdir)
     state, first = restore_or_create(experiment, checkpoints, workdir)
@@ -114,7 +118,7 @@ def train_and_evaluate(
             if pending is not None:
                 pending.write(writer, config)
             due = step % log_every == 0 or step in (1, total)
-            pending = _Pending(step, item, sums, stream.wait_seconds) if due else None
+            pending = _Pending(step, item, sums, stream, due)
             if step == first + PROJECT_FROM:
                 started = seconds_at(state)
             if step == first + PROJECT_AFTER:
@@ -225,6 +229,7 @@ def train_stream(
         on_bad_image=data["on_bad_image"],
         bad_image_budget=data["bad_image_budget"],
         bad_image_list=workdir / BAD_IMAGES,
+        images_before=first * experiment.config["groups"],
         workers=data["workers"],
         prefetch=data["prefetch"],
     )
@@ -288,27 +293,32 @@ def on_sigterm() -> Iterator[Any]:
 class _Pending:
     """Figures of a finished step that are still on the device."""
 
-    def __init__(self, step: int, item: Step, sums: Any, waited: float):
-        self.step, self.sums, self.waited = step, sums, waited
+    def __init__(self, step: int, item: Step, sums: Any, stream: Stream, due: bool):
+        self.step, self.sums, self.due = step, sums, due
+        self.waited, self.bad_images = stream.wait_seconds, stream.bad_images
         self.moment = time.monotonic()
         uid = np.ascontiguousarray(item.batch["example_uid"])
         self.examples = hashlib.sha256(uid.tobytes()).hexdigest()[:16]
         self.pairs = float(item.batch["example_mask"].sum())
 
     def write(self, writer: metrics.Writer, config: Mapping[str, Any]) -> None:
-        """Writes the figures; stops the run if too many updates were not finite."""
-        figures = metrics.means(jax.device_get(self.sums))
-        writer.train(
-            self.step,
-            figures,
-            examples=self.examples,
-            pairs=self.pairs,
-            waited=self.waited,
-            moment=self.moment,
-        )
+        """Writes the figures if due; stops after too many updates not finite."""
+        skipped = metrics.means(jax.device_get({SKIPPED: self.sums[SKIPPED]}))[SKIPPED]
         budget = config["optim"]["non_finite_budget"]
-        if figures["skipped_in_a_row"] > budget:
+        if self.due or skipped > budget:
+            figures = metrics.means(jax.device_get(self.sums))
+            if config["data"]["on_bad_image"] == "skip":
+                figures["data/bad_images"] = float(self.bad_images)
+            writer.train(
+                self.step,
+                figures,
+                examples=self.examples,
+                pairs=self.pairs,
+                waited=self.waited,
+                moment=self.moment,
+            )
+        if skipped > budget:
             raise NonFiniteError(
-                f"step {self.step}: {int(figures['skipped_in_a_row'])} updates in a "
-                f"row were not finite, more than optim.non_finite_budget = {budget}"
+                f"step {self.step}: {int(skipped)} updates in a row were not finite, "
+                f"more than optim.non_finite_budget = {budget}"
             )

@@ -18,6 +18,17 @@ Rules = Sequence[tuple[str, Value]]
 SEPARATOR = "/"
 
 
+def key_path(path: tuple[Any, ...]) -> str:
+    """Returns ``a/b/0`` for a key path of ``jax.tree_util``."""
+    names = []
+    for part in path:
+        for attribute in ("key", "name", "idx"):
+            if hasattr(part, attribute):
+                names.append(str(getattr(part, attribute)))
+                break
+    return SEPARATOR.join(names)
+
+
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Turns a nested dict into ``{"a/b/c": leaf}``, in the order of the nested dict.
 

@@ -18,7 +18,7 @@ EXIT_BAD_IMAGES = 4
 EXIT_PREEMPTED = 143
 
 Params = dict[str, Any]  # nested dict of arrays
-Batch = dict[str, Any]  # see docs in `data/pipeline.py` for keys and shapes
+Batch = dict[str, Any]  # see `data/batches.py` for keys and shapes
 Sums = dict[str, tuple[Any, Any]]  # name -> (total, count); merged by addition
 
 

@@ -9,17 +9,20 @@ import fcntl
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from configs import pretrain
+from tests import micro
 
 ROOT = Path(__file__).resolve().parent.parent
+FILE = "tests/micro.py:"
 STEPS = 12
 GROUPS = 16
 # 48 scenes are three batches an epoch; 12 steps cross three epoch borders.
@@ -50,17 +53,15 @@ MICRO = {
 def argument(**changes: Any) -> str:
     """Returns the preset with all overrides; "__" stands for "." in a name."""
     fields = MICRO | {name.replace("__", "."): v for name, v in changes.items()}
-    return "tiny," + ",".join(f"{name}={value}" for name, value in fields.items())
+    return "micro," + ",".join(f"{name}={value}" for name, value in fields.items())
 
 
 def config(**changes: Any) -> dict[str, Any]:
     """Returns the config that a process would have."""
-    return pretrain.get_config(argument(**changes)).to_dict()
+    return micro.get_config(argument(**changes)).to_dict()
 
 
-def command(
-    *flags: str, config: str = "configs/pretrain.py:" + argument()
-) -> list[str]:
+def command(*flags: str, config: str = FILE + argument()) -> list[str]:
     """Returns the command line of a process."""
     return [sys.executable, "-m", "pixel_bert_jax.main", f"--config={config}", *flags]
 
@@ -128,7 +129,7 @@ class Straight:
     digest: str
     output: str
     lines: list[dict[str, Any]]
-    stepping: float  # seconds from the first to the last step
+    step_seconds: float  # the median
 
 
 def straight(factory: pytest.TempPathFactory) -> Straight:
@@ -149,7 +150,7 @@ def straight(factory: pytest.TempPathFactory) -> Straight:
             content = {
                 "digest": outcome.digest,
                 "output": outcome.output,
-                "stepping": times[-1] - times[0],
+                "step_seconds": statistics.median(np.diff(times)),
             }
             note.write_text(json.dumps(content))
     content = json.loads(note.read_text())

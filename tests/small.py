@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pixel_bert_jax import checkpointing, optim, sharding, train_state, train_step
+from pixel_bert_jax import optim, sharding, train_state, train_step, trees
 from pixel_bert_jax.ops.image import RGB_STD
 from pixel_bert_jax.ops.keys import HOLE
 from pixel_bert_jax.ops.masking import Vocabulary
@@ -46,6 +46,7 @@ CONFIG = {
         "dropout": 0.0,
         "max_positions": 16,
         "init_std": 0.2,
+        "attention_init": "independent",
         "sample_pixels": 9,
         "dtype": "float32",
     },
@@ -171,7 +172,7 @@ class Run:
         random = np.random.default_rng(seed)
 
         def one(path: Any, leaf: Any) -> jax.Array:
-            name = checkpointing.path_name(path)
+            name = trees.key_path(path)
             if name == "rng":
                 return jax.device_put(jax.random.key(seed), leaf.sharding)
             value = np.zeros(leaf.shape)

@@ -144,9 +144,8 @@ def read_epoch(run: Experiment, workdir: Path) -> int:
 
 
 def test_unknown_policy_for_bad_images(photos):
-    run = experiment(photos, data__on_bad_image="skp")
-    with pytest.raises(InputError, match=r"did you mean 'skip'"):
-        read_epoch(run, photos.root)
+    with pytest.raises(InputError, match=r"on_bad_image .*did you mean 'skip'"):
+        experiment(photos, data__on_bad_image="skp")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +156,7 @@ def test_exit_code_of_bad_images(photos, policy):
         photos.truncate(n)
     # Without evaluation, which reads the same photos here and never skips one.
     changes = photos.changes | {"data__on_bad_image": policy, "eval__every": "0 steps"}
-    config = "configs/pretrain.py:" + runs.argument(**changes)
+    config = runs.FILE + runs.argument(**changes)
     workdir = photos.root / "run"
     process = runs.Process(runs.command(f"--workdir={workdir}", config=config))
     outcome = process.finish()
@@ -169,6 +168,72 @@ def test_exit_code_of_bad_images(photos, policy):
         assert outcome.code == 4
         assert "data.bad_image_budget" in outcome.output
         assert (workdir / train.BAD_IMAGES).exists()
+
+
+def test_a_photo_deleted_after_indexing_ends_the_run_with_its_name(photos):
+    changes = photos.changes | {"eval__every": "0 steps"}
+    _ = experiment(photos, eval__every="0 steps").train_index
+    photos.photo(7).unlink()
+    config = runs.FILE + runs.argument(**changes)
+    flag = f"--workdir={photos.root / 'run'}"
+    outcome = runs.Process(runs.command(flag, config=config)).finish()
+    assert outcome.code == 1
+    last = outcome.output.splitlines()[-1]
+    assert last.startswith("error: ") and "007.jpg" in last
+    assert "Traceback" not in outcome.output
+
+
+def test_values_that_no_run_could_use_are_told_at_once():
+    changes = {
+        "model__norm": "bach",
+        "checkpoint__best_mode": "maxx",
+        "log__every": 0,
+        "model__heads": 3,
+        "model__sample_pixels": -1,
+        "masking__probability": 15.0,
+        "data__max_text_length": 60,
+    }
+    config = runs.config(**changes)
+    with pytest.raises(InputError) as raised:
+        Experiment(config)
+    text = str(raised.value)
+    for part in (
+        "model.norm is 'bach' (did you mean 'batch'?); valid: batch, frozen",
+        "checkpoint.best_mode is 'maxx' (did you mean 'max'?)",
+        "log.every is 0, expected at least 1",
+        "model.features is 32, which does not divide by model.heads = 3",
+        "model.sample_pixels is -1, expected at least 0",
+        "masking.probability is 15.0, expected 0.0 to 1.0",
+        "data.max_text_length is 60, but there are only model.max_positions = 48",
+    ):
+        assert part in text, part
+    assert len(text.splitlines()) == 1 + len(changes)
+
+
+def test_a_figure_that_no_evaluation_gives(tmp_path):
+    config = runs.config(
+        checkpoint__best_metric="scenes/mach", data__index_dir=str(tmp_path / "index")
+    )
+    with pytest.raises(InputError, match=r"'scenes/mach' \(did you mean 'scenes/match"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_many_updates_that_are_not_finite(tmp_path):
+    changes = {
+        "optim__groups__transformer__learning_rate": 1e38,
+        "optim__non_finite_budget": 2,
+        "log__every": 10,  # noticed between log lines too
+        "eval__every": "0 steps",
+        "checkpoint__best_metric": "''",
+    }
+    config = runs.FILE + runs.argument(**changes)
+    flags = runs.place(tmp_path / "run", tmp_path / "index")
+    outcome = runs.Process(runs.command(*flags, config=config)).finish()
+    assert outcome.code == 3, outcome.output
+    assert "optim.non_finite_budget = 2" in outcome.output.splitlines()[-1]
+    (last,) = [x for x in runs.log(tmp_path / "run") if x["skipped_in_a_row"] == 3]
+    assert last["step"] < 10
 
 
 @pytest.mark.parametrize(("groups", "valid"), [(17, "16, 32"), (7, "16"), (0, "16")])

@@ -21,6 +21,7 @@ LAYERS = {
     "types": 0,
     "trees": 0,
     "durations": 0,
+    "checks": 0,
     "data": 0,
     "data.geometry": 0,
     "data.partners": 0,

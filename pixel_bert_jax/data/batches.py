@@ -213,11 +213,8 @@ class BatchMaker:
             reason = str(error)
             if self._skip:
                 return reason
-            if isinstance(error, images.ImageError):
-                where = self._index.describe(row)
-                raise images.ImageError(f"{where}: {reason}") from error
-            error.add_note(self._index.describe(row))
-            raise
+            where = self._index.describe(row)
+            raise images.ImageError(f"{where}: {reason}") from error
         except Exception as error:
             error.add_note(f"while reading {self._index.describe(row)}")
             raise

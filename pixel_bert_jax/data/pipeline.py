@@ -67,8 +67,8 @@ class Stream:
     atexit hook closes those that were forgotten.
 
     Attributes:
-      bad_images: images that failed, of the batches handed out so far.
-      seen_images: images read for the batches handed out so far.
+      bad_images: images that failed, of the batches handed out so far by this run.
+      seen_images: images read for these batches.
       wait_seconds: time spent waiting inside `next` so far.
     """
 
@@ -82,6 +82,7 @@ class Stream:
         on_bad_image: Literal["error", "skip"] = "error",
         bad_image_budget: float = 0.0,
         bad_image_list: str | Path | None = None,
+        images_before: int = 0,
         max_text_length: int | None = None,
         rows: slice | None = None,
         workers: int | None = None,
@@ -100,7 +101,9 @@ class Stream:
           bad_image_budget: greatest share of bad images under "skip"; held against
             the count once `BUDGET_AFTER` images were seen.
           bad_image_list: gets one json line (step, corpus, key, reason) for each bad
-            image of a batch that was handed out.
+            image of a batch that was handed out. Lines that are there count as bad.
+          images_before: images of the steps before `start`; the budget is that of the
+            whole run, however often it was started.
           max_text_length: if given, checked against the index.
           rows: this process's groups of the global batch; None = all.
           workers: threads that read and decode; None = one a core, at most 16.
@@ -127,12 +130,14 @@ class Stream:
         evaluation = isinstance(plan, EvaluationPlan)
         if stop is None:
             stop = plan.num_batches if evaluation else np.iinfo(np.int64).max
+        self._list = None if bad_image_list is None else Path(bad_image_list)
         self.bad_images = 0
-        self.seen_images = 0
+        if self._list is not None and self._list.exists():
+            self.bad_images = len(self._list.read_text("utf-8").splitlines())
+        self.seen_images = images_before
         self.wait_seconds = 0.0
         self._index = index
         self._budget = bad_image_budget
-        self._list = None if bad_image_list is None else Path(bad_image_list)
         self._keys = [*DTYPES, *(EVALUATION_DTYPES if evaluation else ())]
         self._notes: dict[int, tuple[int, list[tuple[int, str]]]] = {}
         self._failure: BaseException | None = None

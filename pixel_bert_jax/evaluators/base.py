@@ -19,6 +19,9 @@ Predict = Callable[[Params, Step], dict[str, np.ndarray]]
 class Evaluator(Protocol):
     """Turns predictions into figures."""
 
+    def names(self, index: Index) -> list[str]:
+        """Returns the names of all figures that it may give for an index."""
+
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:

@@ -33,6 +33,19 @@ class Probe:
         self.tokenizer = tokenizer
         self.oracle = oracle
 
+    def names(self, index: Index) -> list[str]:
+        """Returns the names of all figures that `run` may give for an index."""
+        figures = ["texts", "match", "match_se", "tokens"]
+        figures += [f"match_{name}" for name in IMAGES[1:]]
+        for name in IMAGES[1:]:
+            figures += [f"words_minus_{name}", f"words_minus_{name}_se"]
+        names = []
+        for corpus, source in zip(index.corpora, index.sources, strict=True):
+            kinds = ("words", *source.word_classes)
+            words = [_name(kind, image) for kind in kinds for image in IMAGES]
+            names += [f"{corpus}/{figure}" for figure in (*figures, *words)]
+        return names
+
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pixel_bert_jax import objectives
+from pixel_bert_jax.models.bert import attend_to_similar
 from pixel_bert_jax.models.front_ends import VisualTokens, sample_pixels
 from pixel_bert_jax.models.pixel_bert import PixelBert
 from pixel_bert_jax.objectives.base import Heads
@@ -65,6 +66,9 @@ class Pretrain:
             jnp.zeros((1, 1, self.text.max_text_length), jnp.int32),
             jnp.ones((1, 1, self.text.max_text_length), bool),
         )
+        params = dict(variables["params"])
+        if self.model.config["attention_init"] == "similar":
+            params["encoder"] = attend_to_similar(params["encoder"])
         heads = {}
         for number, objective in enumerate(self.objectives, 1):
             shapes = objective.head_inputs(self.features, self.text.vocab_size)
@@ -74,7 +78,7 @@ class Pretrain:
                 "params"
             ]
         return {
-            "params": {**variables["params"], "heads": heads},
+            "params": {**params, "heads": heads},
             "batch_stats": variables["batch_stats"],
         }
 

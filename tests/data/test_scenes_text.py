@@ -79,6 +79,13 @@ def test_scene_zero_stays_what_it_is():
         ("blue", "circle", "large", "dotted"),
     ]
     assert source.scene(0).objects[0].x == pytest.approx(30.612858284153788)
+    # Pixels may differ by rounding between versions of numpy, not by more.
+    picture = source.read("0").astype(float)
+    assert picture.shape == (96, 96, 3)
+    means = [80.32, 69.04, 80.81]
+    np.testing.assert_allclose(picture.mean((0, 1)), means, atol=0.05)
+    np.testing.assert_allclose(picture[10, 20], [69, 73, 75], atol=2)
+    np.testing.assert_allclose(picture[50, 60], [75, 92, 72], atol=2)
 
 
 def chi_square(draws, candidates, key):

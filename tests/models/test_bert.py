@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pixel_bert_jax.models.bert import Encoder, TextEmbedding
+from pixel_bert_jax.models.bert import Encoder, TextEmbedding, attend_to_similar
 from pixel_bert_jax.models.heads import MaskedWordHead, MatchHead
 
 RANDOM = np.random.default_rng(0)
@@ -77,6 +77,30 @@ def test_encoder_equals_numpy():
     np.testing.assert_array_equal(np.asarray(other)[mask], np.asarray(got)[mask])
     empty = apply(values, x, np.zeros_like(mask))
     assert np.isfinite(np.asarray(empty)).all()
+
+
+def test_attention_can_start_with_what_is_alike():
+    """Queries then score tokens by a positive semi-definite product."""
+    features, heads = 32, 4
+    encoder = Encoder(2, features, heads, HIDDEN, 0.0, 0.2)
+    x = RANDOM.normal(0, 1, (8, features)).astype(np.float32)
+    mask = np.ones((1, 8), bool)
+    start = encoder.init(jax.random.key(0), x[None], mask, train=False)["params"]
+    similar = attend_to_similar(start)
+    for name, layer in start.items():
+        kernel = np.asarray(layer["query"]["kernel"])
+        np.testing.assert_array_equal(similar[name]["key"]["kernel"], kernel)
+        assert (np.asarray(layer["key"]["kernel"]) != kernel).all()
+        for part, values in layer.items():
+            for leaf, value in values.items():
+                same = similar[name][part][leaf] is value
+                assert same == ((part, leaf) != ("key", "kernel"))
+        # Summed over heads, a token scores itself above the others on average.
+        query = np.einsum("td,dhe->the", x, kernel)
+        scores = np.einsum("the,she->ts", query, query)
+        own = np.diag(scores)
+        assert own.min() > 0
+        assert (own > scores.mean(1)).all()
 
 
 def test_dropout_acts_in_training_alone():

@@ -1,0 +1,107 @@
+"""Values of a config that no run could use, all told at once before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pixel_bert_jax.types import InputError, nearest
+
+CHOICES = {
+    "model.norm": ("batch", "frozen"),
+    "model.attention_init": ("independent", "similar"),
+    "model.dtype": ("float32", "bfloat16", "float64"),
+    "data.on_bad_image": ("error", "skip"),
+    "checkpoint.best_mode": ("max", "min"),
+}
+
+# (least, greatest) of numbers, inclusive.
+RANGES = {
+    "texts_per_group": (1, math.inf),
+    "seed": (0, 2**32 - 1),
+    "masking.probability": (0.0, 1.0),
+    "masking.warmup_probability": (0.0, 1.0),
+    "masking.warmup_steps": (0, math.inf),
+    "masking.slots": (0, math.inf),
+    "model.sample_pixels": (0, math.inf),
+    "model.layers": (1, math.inf),
+    "model.heads": (1, math.inf),
+    "model.dropout": (0.0, 0.999),
+    "model.norm_momentum": (0.0, 1.0),
+    "model.init_std": (0.0, math.inf),
+    "data.max_text_length": (3, math.inf),  # [CLS], a word, [SEP]
+    "data.bad_image_budget": (0.0, 1.0),
+    "data.workers": (0, math.inf),  # 0: as many as the machine has cores
+    "data.prefetch": (1, math.inf),
+    "optim.clip_norm": (0.0, math.inf),
+    "optim.warmup_factor": (0.0, 1.0),
+    "optim.decay_factor": (0.0, 1.0),
+    "optim.accumulate": (1, math.inf),
+    "optim.non_finite_budget": (0, math.inf),
+    "checkpoint.keep": (1, math.inf),
+    "log.every": (1, math.inf),
+}
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Refuses values that cannot be meant.
+
+    Args:
+      config: the whole config, as a plain dict.
+
+    Raises:
+      InputError: names every such field, what it may be and what it is.
+    """
+    faults = []
+    for path, valid in CHOICES.items():
+        value = _value(config, path)
+        if value not in valid:
+            faults.append(
+                f"{path} is {value!r}{nearest(str(value), valid)}; valid: "
+                f"{', '.join(valid)}"
+            )
+    for path, (least, greatest) in RANGES.items():
+        value = _value(config, path)
+        if not least <= value <= greatest:  # NaN is in no range
+            limit = f"at least {least}"
+            if greatest != math.inf:
+                limit = f"{least} to {greatest}"
+            faults.append(f"{path} is {value}, expected {limit}")
+    model, length = config["model"], config["data"]["max_text_length"]
+    if model["heads"] > 0 and model["features"] % model["heads"]:
+        faults.append(
+            f"model.features is {model['features']}, which does not divide by "
+            f"model.heads = {model['heads']}"
+        )
+    if length > model["max_positions"]:
+        faults.append(
+            f"data.max_text_length is {length}, but there are only "
+            f"model.max_positions = {model['max_positions']} position embeddings"
+        )
+    if faults:
+        raise InputError("\n  ".join(["the config cannot be used:", *faults]))
+
+
+def check_metric(metric: str, figures: Sequence[str]) -> None:
+    """Refuses a `checkpoint.best_metric` that no evaluation gives.
+
+    Args:
+      metric: the name, "" for none.
+      figures: names of the figures of an evaluation.
+
+    Raises:
+      InputError: with the nearest name.
+    """
+    if metric and metric not in figures:
+        raise InputError(
+            f"checkpoint.best_metric is {metric!r}{nearest(metric, figures)}; the "
+            f"evaluation gives {', '.join(sorted(figures))}"
+        )
+
+
+def _value(config: Mapping[str, Any], path: str) -> Any:
+    value: Any = config
+    for name in path.split("."):
+        value = value[name]
+    return value

@@ -1,0 +1,116 @@
+"""Other modes of the real program, on the checkpoint of the straight run."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixel_bert_jax import evaluate
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> runs.Straight:
+    return runs.straight(tmp_path_factory)
+
+
+def launch(straight, *flags, **changes):
+    """Runs a mode on the straight run's index; changes as of `runs.argument`."""
+    config = runs.FILE + runs.argument(**changes)
+    where = f"--config.data.index_dir={straight.index_dir}"
+    return runs.Process(runs.command(where, *flags, config=config)).finish()
+
+
+def figures(output):
+    return dict(re.findall(r"^  (scenes/\w+) +(-?[\d.]+|nan)$", output, re.M))
+
+
+def test_dry_run_opens_no_data(tmp_path):
+    outcome = runs.run("--dry_run", f"--workdir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.output
+    for part in ("all parameters", "text/word", "plan of 10,000 pictures", "not TPU"):
+        assert part in outcome.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_export_evaluate_and_train_on(straight, tmp_path):
+    folder, picture = tmp_path / "model", tmp_path / "scenes.png"
+    workdir = f"--workdir={straight.workdir}"
+    # Other flags than those of training: the record is of the training.
+    outcome = launch(
+        straight,
+        workdir,
+        "--mode=export",
+        f"--output={folder}",
+        seed=5,
+        total="9 steps",
+    )
+    assert outcome.code == 0, outcome.output
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["seed"] == 0
+    assert record["command"].startswith(
+        "python -m pixel_bert_jax.main --config=configs/micro.py:micro "
+    )
+    assert "--config.groups=16" in record["command"]
+    assert "'--config.total=12 steps'" in record["command"]
+    assert str(tmp_path) not in record["command"]
+    assert json.loads((folder / "config.json").read_text())["total"] == "12 steps"
+
+    own = launch(straight, workdir, "--mode=evaluate")
+    assert own.code == 0, own.output
+    assert record["sha256"] == own.digest
+    exported = launch(
+        straight,
+        "--mode=evaluate",
+        f"--config.init.model={folder}",
+        f"--figure={picture}",
+        masking__warmup_steps=7,  # how it was trained may differ
+    )
+    assert exported.code == 0, exported.output
+    assert figures(exported.output) == figures(own.output)
+    assert len(figures(own.output)) > 10
+    assert np.asarray(Image.open(picture).convert("L")).std() > 10
+
+    trained = launch(
+        straight,
+        f"--workdir={tmp_path / 'more'}",
+        f"--config.init.model={folder}",
+        total="2 steps",
+    )
+    assert trained.code == 0, trained.output
+    assert f"starting from the model in {folder}" in trained.output
+    assert len(runs.log(tmp_path / "more")) == 3
+
+
+def test_evaluation_leaves_a_running_jobs_files_alone(straight):
+    unfinished = straight.workdir / "checkpoints" / "latest" / "99.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    try:
+        config = runs.config(data__index_dir=str(straight.index_dir))
+        _, state, _ = evaluate.from_workdir(config, straight.workdir)
+        assert unfinished.is_dir()
+        assert int(state.step) in (6, 12)
+    finally:
+        unfinished.rmdir()
+
+
+def test_another_model_or_vocabulary_is_refused(straight, tmp_path):
+    outcome = launch(
+        straight,
+        f"--workdir={straight.workdir}",
+        "--mode=evaluate",
+        model__layers=2,
+    )
+    assert outcome.code == 2
+    assert "model.layers: 1 -> 2" in outcome.output
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    outcome = launch(
+        straight,
+        f"--workdir={straight.workdir}",
+        "--mode=evaluate",
+        f"--config.data.tokenizer={tmp_path / 'vocab.txt'}",
+    )
+    assert outcome.code == 2
+    assert "another vocabulary" in outcome.output

@@ -1,0 +1,64 @@
+"""Speed, remaining time and what is written where."""
+
+import math
+
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+
+from pixel_bert_jax import metrics, train
+
+
+def test_clock_measures_between_ticks(monkeypatch):
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: 100.0)
+    clock = metrics.Clock(10, 70)
+    first = clock.tick(20, waited=1.0, moment=105.0)
+    assert (first.rate, first.wait_share, first.remaining) == (2.0, 0.2, 25.0)
+    second = clock.tick(40, waited=3.0, moment=109.0)
+    assert (second.rate, second.wait_share, second.remaining) == (5.0, 0.5, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0m00s"), (61, "1m01s"), (3723.9, "1h02m03s"), (math.inf, "?")],
+)
+def test_clock_time(seconds, text):
+    assert metrics.clock_time(seconds) == text
+
+
+def test_projection_is_that_of_the_measured_rate():
+    text = train.projection(seconds=5.0, done=25, left=600)
+    assert "last 25 steps took 5.0 s" in text and "600 take 2m00s" in text
+
+
+def test_means_of_nothing_are_unknown():
+    assert metrics.means({"a": (6.0, 4.0)}) == {"a": 1.5}
+    assert math.isnan(metrics.means({"a": (0.0, 0.0)})["a"])
+
+
+def write(workdir, first, steps):
+    writer = metrics.Writer(workdir, total_steps=9, first_step=first)
+    for step in steps:
+        figures = {"loss": float(step + first), "mlm/loss": math.nan}
+        writer.train(
+            step, figures, examples="x", pairs=2.0, waited=0.0, moment=float(step)
+        )
+    writer.evaluation(steps[-1], {"a/match": 0.5})
+    writer.close()
+
+
+def test_a_resumed_run_replaces_the_later_steps_in_tensorboard(tmp_path, capsys):
+    write(tmp_path, 0, [1, 2, 3, 4])
+    write(tmp_path, 2, [3, 4, 5])
+    shown = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    points = shown.Tensors("train/loss")
+    assert [p.step for p in points] == [1, 2, 3, 4, 5]
+    values = [p.tensor_proto.float_val[0] for p in points]
+    assert values == [1.0, 2.0, 5.0, 6.0, 7.0]
+    assert [p.step for p in shown.Tensors("evaluation/a/match")] == [5]
+    console = capsys.readouterr().err
+    assert "step 5/9 | loss 7.000 mlm/loss nan |" in console
+    assert "evaluation at step 5: a/match 0.5000" in console
+    assert metrics.has_evaluation(tmp_path, 5)
+    assert not metrics.has_evaluation(tmp_path, 3)
+    lines = (tmp_path / metrics.FILE).read_text().splitlines()
+    assert '"mlm/loss": null' in lines[0]
