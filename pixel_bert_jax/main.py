@@ -10,6 +10,7 @@ saved.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shlex
 import sys
@@ -160,14 +161,20 @@ def training_command(config: dict) -> str:
     Fields that say where files lie are left out.
     """
     source = CONFIG_FILE.format(name=config_name(), preset=config["preset"])
-    default = trees.flatten(load_config(f"{config_file()}:{config['preset']}"))
+    default = load_config(f"{config_file()}:{config['preset']}")
+    # Through json, as the checkpoint's config went: lists instead of tuples.
+    default = trees.flatten(json.loads(json.dumps(default)))
     words = [f"python -m pixel_bert_jax.main --config={source}"]
     for path, value in trees.flatten(config).items():
-        value = tuple(value) if isinstance(value, list) else value
         if path not in PLACES and value != default.get(path, value):
             name = path.replace(trees.SEPARATOR, ".")
-            words.append(shlex.quote(f"--config.{name}={value}"))
+            words.append(shlex.quote(f"--config.{name}={tuples(value)}"))
     return " ".join(words)
+
+
+def tuples(value: Any) -> Any:
+    """Returns a value with tuples for lists, as config flags want them."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def config_file() -> str:

@@ -38,8 +38,7 @@ class Writer:
         from clu import metric_writers
 
         folder = workdir / "tensorboard"
-        if folder.is_dir():
-            _forget_steps(folder, first_step + 1)
+        _start_session(folder, first_step + 1)
         self._summaries = metric_writers.SummaryWriter(str(folder))
         self._lines = open(workdir / FILE, "a", buffering=1)  # noqa: SIM115
         self._total = total_steps
@@ -118,8 +117,12 @@ class Writer:
         self._lines.write(json.dumps(as_json(fields), allow_nan=False) + "\n")
 
 
-def _forget_steps(folder: Path, step: int) -> None:
-    """Makes TensorBoard drop what a killed run wrote of `step` and later ones."""
+def _start_session(folder: Path, step: int) -> None:
+    """Makes TensorBoard drop what an earlier session wrote of `step` and later ones.
+
+    It does so at every sign of a start but the first, so each session gives one.
+    """
+    earlier = folder.is_dir()
     from tensorboard.compat.proto import event_pb2
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -129,9 +132,10 @@ def _forget_steps(folder: Path, step: int) -> None:
         event_pb2.Event(wall_time=time.time(), step=step, session_log=start)
     )
     writer.close()
-    # Files are read in the order of their names, which begin with the second they were
-    # opened in: the next one must not be of this second.
-    time.sleep(1.0 - time.time() % 1.0)
+    if earlier:
+        # Files are read in the order of their names, which begin with the second they
+        # were opened in: the next one must not be of this second.
+        time.sleep(1.0 - time.time() % 1.0)
 
 
 def has_evaluation(workdir: Path, step: int) -> bool:

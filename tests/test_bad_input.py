@@ -319,7 +319,7 @@ def zeros(target: TrainState) -> TrainState:
 def test_other_data_under_the_same_workdir(photos, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    config = runs.config(**photos.changes)
+    config = runs.config(**photos.changes, checkpoint__best_metric="photos/match")
     run = Experiment(config)
     checkpoints = evaluate.open_checkpoints(config, workdir)
     checkpoints.save(zeros(run.target), run.meta)
