@@ -37,7 +37,25 @@ def base():
     )
 
     config.model = dict(
-        backbone=dict(depths=(1, 1, 1), widths=(32, 64, 96), strides=(1, 2, 2)),
+        # See models/resnet.py; ResNet-50 in torchvision's version.
+        backbone=dict(
+            depths=(3, 4, 6, 3),
+            widths=(256, 512, 1024, 2048),
+            strides=(1, 2, 2, 2),
+            inner=(64, 128, 256, 512),  # () = basic blocks
+            groups=1,
+            stem="conv7_pool",
+            frozen_stages=1,  # the stem and stage 1 do not learn; -1: all do
+        ),
+        # See models/front_ends.py.
+        front_end=dict(
+            order="conv_pool",
+            kernel=1,
+            bias=True,
+            norm="none",
+            activation="none",
+            positions="none",
+        ),
         norm="batch",  # or "frozen": running statistics are constants
         norm_momentum=0.9,
         features=768,
@@ -49,7 +67,10 @@ def base():
         init_std=0.02,
         attention_init="independent",  # or "similar"; see models/bert.py
         sample_pixels=100,
-        dtype="float32",
+        dtype="float32",  # of products; "bfloat16" on accelerators
+        # Activations kept for the backward pass: "none" keeps all, "dots" the results
+        # of products and convolutions, "full" only the inputs of blocks.
+        remat=dict(backbone="none", encoder="none"),
     )
 
     config.data = dict(

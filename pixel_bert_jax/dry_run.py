@@ -7,6 +7,7 @@ one CPU device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from pixel_bert_jax.data.plan import Corpus, TrainPlan
 from pixel_bert_jax.ops.masking import Vocabulary
 from pixel_bert_jax.tasks import TASKS
 from pixel_bert_jax.tasks.base import Task, TextSpec
+from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import Batch, InputError
 
 
@@ -29,13 +31,14 @@ def run(config: Mapping[str, Any]) -> None:
     Raises:
       InputError: the config does not fit together.
     """
-    task = _task(config)
+    task = task_of(config)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     plan = _plan(config)
     total = 10**6  # only percentages read it, and no step is taken
     optimizer = optim.build(
         config["optim"],
         shapes["params"],
+        frozen=task.frozen,
         steps_per_epoch=plan.steps_per_epoch,
         total=total,
     )
@@ -66,7 +69,8 @@ def parameter_table(params: Mapping[str, Any], groups: Mapping[str, str]) -> str
     return "\n".join(lines)
 
 
-def _task(config: Mapping[str, Any]) -> Task:
+def task_of(config: Mapping[str, Any]) -> Task:
+    """Returns the config's task over an invented vocabulary of the right size."""
     size = config["dry_run"]["vocab_size"]
     vocabulary = Vocabulary(
         (0, 1, 2, 3, 4), 4, np.arange(5, size, dtype=np.int32), np.zeros(size, bool)
@@ -116,17 +120,9 @@ def _step_memory(
             f"({accumulate}) x dry_run.shards ({shards})"
         )
     groups = config["groups"] // (accumulate * shards)
-    canvas = max(
-        map(geometry.parse_canvas, config["data"]["canvases"]),
-        key=lambda size: size[0] * size[1],
-    )
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    state = train_state.abstract(
-        task, optimizer, config["seed"], mesh, config["sharding"]
-    )
-    batch = _batch_shapes(config, groups, canvas, mesh)
-    step = train_step.build(task, optimizer, mesh, config)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    lowered, _, _ = lower_step(config, task, optimizer, groups, mesh)
+    compiled = lowered.compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     megabytes = {
         name: getattr(memory, f"{name}_size_in_bytes") / 2**20
@@ -135,9 +131,45 @@ def _step_memory(
     shown = ", ".join(f"{name} {size:,.1f} MB" for name, size in megabytes.items())
     return (
         f"step of {groups} groups on one device, canvas "
-        f"{geometry.format_canvas(canvas)} (XLA:CPU, not TPU): {shown}, "
+        f"{geometry.format_canvas(largest_canvas(config))} (XLA:CPU, not TPU): "
+        f"{shown}, "
         f"{cost['flops'] / 1e9:,.1f} GFLOP"
     )
+
+
+def largest_canvas(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns (height, width) of the config's canvas of most pixels."""
+    canvases = map(geometry.parse_canvas, config["data"]["canvases"])
+    return max(canvases, key=math.prod)
+
+
+def lower_step(
+    config: Mapping[str, Any],
+    task: Task,
+    optimizer: optim.Optimizer,
+    groups: int,
+    mesh: jax.sharding.Mesh,
+) -> tuple[Any, TrainState, Batch]:
+    """Lowers one training step on the largest canvas, one micro-batch.
+
+    Args:
+      config: of the run.
+      task: of the config.
+      optimizer: over the task's parameters.
+      groups: G of the batch.
+      mesh: what state and batch lie on.
+
+    Returns:
+      The lowered step, and the shapes and shardings of its state and of its batch.
+    """
+    state = train_state.abstract(
+        task, optimizer, config["seed"], mesh, config["sharding"]
+    )
+    batch = _batch_shapes(config, groups, largest_canvas(config), mesh)
+    step = train_step.build(task, optimizer, mesh, config)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return jitted.lower(state, batch), state, batch
 
 
 def _batch_shapes(

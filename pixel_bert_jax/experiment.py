@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Experiment:
         *,
         rebuild_index: bool = False,
         tokenizer: WordPiece | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ):
         """Checks what can be checked at once.
 
@@ -57,6 +58,7 @@ class Experiment:
           config: of `configs/`, as a plain dict.
           rebuild_index: build the indexes again.
           tokenizer: instead of the config's (that of a checkpoint).
+          devices: instead of all.
 
         Raises:
           InputError: a name in the config does not exist, or a value cannot be used.
@@ -70,7 +72,7 @@ class Experiment:
                 f"task.name is {name!r}{nearest(name, TASKS)}; valid: "
                 f"{', '.join(TASKS)}"
             )
-        self.mesh: Mesh = sharding.make_mesh(config["mesh"])
+        self.mesh: Mesh = sharding.make_mesh(config["mesh"], devices)
         sharding.check_groups(
             config["groups"], config["optim"]["accumulate"], self.mesh
         )
@@ -97,12 +99,30 @@ class Experiment:
         """Index of the held-out split."""
         return self._index("evaluate")
 
+    def corpora(self, split: str) -> list[Mapping[str, Any]]:
+        """Returns a split's corpora; one with `evaluated=False` is trained on only.
+
+        Raises:
+          InputError: none is left to evaluate on.
+        """
+        corpora = self.config["data"]["corpora"]
+        if split == "train":
+            return list(corpora)
+        evaluated = [c for c in corpora if c.get("evaluated", True)]
+        if corpora and not evaluated:
+            raise InputError(
+                "data.corpora: every corpus has evaluated=False, nothing is left to "
+                "evaluate on"
+            )
+        return evaluated
+
     def _index(self, split: str) -> Index:
         data = self.config["data"]
         if not data["corpora"]:
             raise InputError("data.corpora is empty: at least one corpus is needed")
+        self._check_needs(split)
         sources, corpora = [], []
-        for corpus in data["corpora"]:
+        for corpus in self.corpora(split):
             kind = corpus.get("source", "")
             if kind not in SOURCES:
                 raise InputError(
@@ -132,9 +152,33 @@ class Experiment:
             rebuild=self._rebuild,
         )
 
-    def _plan_fields(self, index: Index) -> dict[str, Any]:
+    def _check_needs(self, split: str) -> None:
+        """Names everything that is not there, not only what is read first.
+
+        Raises:
+          InputError: a file or folder of a corpus' `needs` is missing.
+        """
+        needs = [need for c in self.corpora(split) for need in c.get("needs", ())]
+        root = self.root
+        found = [bool(root) and (root / path).exists() for path, _ in needs]
+        if all(found):
+            return
+        width = max(len(path) for path, _ in needs)
+        lines = [
+            f"The preset {self.config['preset']!r} needs data below the folder given "
+            f"by --config.data.root or by the environment variable {DATA_VARIABLE} "
+            f"({root or 'unset'}):"
+        ]
+        for (path, origin), there in zip(needs, found, strict=True):
+            state = "found  " if there else "missing"
+            lines.append(f"  {state}  {path:<{width}}  {origin}")
+        tiny = "python -m pixel_bert_jax.main --config=configs/pretrain.py:tiny"
+        lines += ["What runs now, without any data:", f"  {tiny}"]
+        raise InputError("\n".join(lines))
+
+    def _plan_fields(self, split: str, index: Index) -> dict[str, Any]:
         data = self.config["data"]
-        weights = [float(c.get("weight", 1.0)) for c in data["corpora"]]
+        weights = [float(c.get("weight", 1.0)) for c in self.corpora(split)]
         return dict(
             corpora=[index.plan_corpus(c, w) for c, w in enumerate(weights)],
             sizes=index.sizes,
@@ -149,7 +193,7 @@ class Experiment:
     def train_plan(self) -> TrainPlan:
         """Which examples form which training batch."""
         return TrainPlan(
-            **self._plan_fields(self.train_index),
+            **self._plan_fields("train", self.train_index),
             seed=self.config["seed"],
             groups=self.config["groups"],
         )
@@ -160,7 +204,7 @@ class Experiment:
         evaluation = self.config["eval"]
         sharding.check_evaluation_groups(evaluation["groups"], self.mesh)
         return EvaluationPlan(
-            **self._plan_fields(self.evaluation_index),
+            **self._plan_fields("evaluate", self.evaluation_index),
             seed=evaluation["seed"],
             groups=evaluation["groups"],
         )
@@ -196,6 +240,7 @@ class Experiment:
         return optim.build(
             self.config["optim"],
             self.variable_shapes["params"],
+            frozen=self.task.frozen,
             steps_per_epoch=self.train_plan.steps_per_epoch,
             total=self.total_steps,
         )
@@ -220,6 +265,7 @@ class Experiment:
             optim.build(
                 config["optim"],
                 self.variable_shapes["params"],
+                frozen=self.task.frozen,
                 steps_per_epoch=1,
                 total=1,
             )

@@ -33,7 +33,12 @@ class Optimizer(NamedTuple):
 
 
 def build(
-    config: Mapping[str, Any], params: Params, *, steps_per_epoch: int, total: int
+    config: Mapping[str, Any],
+    params: Params,
+    *,
+    frozen: Sequence[str] = (),
+    steps_per_epoch: int,
+    total: int,
 ) -> Optimizer:
     """Builds the optimizer of `config.optim`.
 
@@ -41,6 +46,7 @@ def build(
       config: `rules` [(pattern, group)], `groups` {name: fields}, `clip_norm`,
         `warmup`, `warmup_factor`, `decays`, `decay_factor`.
       params: nested dict of arrays or shapes.
+      frozen: patterns of paths that are not trained, before any rule.
       steps_per_epoch: steps that "1 epoch" means.
       total: steps of the whole run.
 
@@ -55,8 +61,9 @@ def build(
                 f"{nearest(name, groups)}; valid: {', '.join([*groups, FROZEN])}"
             )
     paths = list(trees.flatten(params))
-    labels = trees.match_rules(config["rules"], paths)
-    unused = trees.unused_rules(config["rules"], paths)
+    rules = [*((pattern, FROZEN) for pattern in frozen), *config["rules"]]
+    labels = trees.match_rules(rules, paths)
+    unused = trees.unused_rules(rules, paths)
     if unused:
         raise InputError(
             f"optim.rules: {', '.join(map(repr, unused))} decide no parameter; "

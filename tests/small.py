@@ -36,7 +36,23 @@ CONFIG = {
     },
     "eval": {"seed": 3},
     "model": {
-        "backbone": {"depths": (1, 1), "widths": (8, 12), "strides": (1, 2)},
+        "backbone": {
+            "depths": (1, 1),
+            "widths": (8, 12),
+            "strides": (1, 2),
+            "inner": (),
+            "groups": 1,
+            "stem": "conv3",
+            "frozen_stages": -1,
+        },
+        "front_end": {
+            "order": "conv_pool",
+            "kernel": 1,
+            "bias": True,
+            "norm": "none",
+            "activation": "none",
+            "positions": "none",
+        },
         "norm": "frozen",
         "norm_momentum": 0.9,
         "features": 16,
@@ -49,6 +65,7 @@ CONFIG = {
         "attention_init": "independent",
         "sample_pixels": 9,
         "dtype": "float32",
+        "remat": {"backbone": "none", "encoder": "none"},
     },
     "optim": {
         "groups": {
@@ -212,7 +229,11 @@ def run(devices: int = 1, fsdp: int = 1, **changes: Any) -> Run:
     the_task = task(**changes)
     shapes = jax.eval_shape(the_task.init, jax.random.key(0))
     optimizer = optim.build(
-        config(**changes)["optim"], shapes["params"], steps_per_epoch=10, total=100
+        config(**changes)["optim"],
+        shapes["params"],
+        frozen=the_task.frozen,
+        steps_per_epoch=10,
+        total=100,
     )
     target = train_state.abstract(the_task, optimizer, 0, mesh, [(r".*", "fsdp")])
     return Run(the_task, mesh, optimizer, target, config(**changes))

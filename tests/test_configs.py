@@ -11,21 +11,36 @@ import numpy as np
 import pytest
 
 from configs import common, pretrain
-from pixel_bert_jax import durations, experiment
+from pixel_bert_jax import dry_run, durations, experiment
 from pixel_bert_jax.data import geometry
 from pixel_bert_jax.data.plan import Corpus, TrainPlan
 from pixel_bert_jax.data.sources import SOURCES
-from pixel_bert_jax.models.resnet import ResNet
+from pixel_bert_jax.models.resnet import STEMS, ResNet
+from pixel_bert_jax.types import InputError
 
 FULL_SIZE = ("", "r50", "x152", "x152_32x4d")
-BUILT = [name for name in pretrain.PRESETS if name not in FULL_SIZE]
-TINY = [name for name in BUILT if name.startswith("tiny")]
+TINY = [name for name in pretrain.PRESETS if name.startswith("tiny")]
+
+# backbone, front end, text embedding, encoder, heads. ResNet-50 without its classifier
+# has 23,508,032 parameters in torchvision too; ResNeXt-152 by the same constructor
+# (Bottleneck, [3, 8, 36, 3], groups 32) 120,323,392 and 57,902,400. BERT-base without
+# segments and pooler has 108,890,112, text embedding and encoder together.
+PARAMETERS = {
+    "": (23_508_032, 1_574_400, 23_835_648, 85_054_464, 624_188),
+    "tiny": (300_464, 12_544, 37_632, 264_960, 17_514),
+    "tiny_long": (300_464, 12_544, 37_632, 264_960, 17_514),
+    "flickr8k": (558_888, 20_736, 3_913_216, 396_544, 47_548),
+    "r50": (23_508_032, 1_574_400, 23_835_648, 85_054_464, 624_188),
+    "x152": (120_323_392, 1_574_400, 23_835_648, 85_054_464, 624_188),
+    "x152_32x4d": (57_902_400, 1_574_400, 23_835_648, 85_054_464, 624_188),
+}
+PARTS = ("backbone", "front_end", "text", "encoder", "heads")
 SCENES = 300  # enough to see every canvas
 
 
 def total_stride(model) -> int:
-    # The stem and the pool after the projection have stride 2 each.
-    return 4 * math.prod(model.backbone.strides)
+    # The pool after the projection has stride 2.
+    return 2 * STEMS[model.backbone.stem] * math.prod(model.backbone.strides)
 
 
 def grids(config) -> dict[str, int]:
@@ -35,10 +50,23 @@ def grids(config) -> dict[str, int]:
     return {text: math.prod(x // stride for x in size) for text, size in sizes.items()}
 
 
-@pytest.mark.parametrize("name", BUILT)
+def test_the_table_of_parameters_misses_no_preset():
+    assert set(PARAMETERS) == set(pretrain.PRESETS)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_numbers_of_parameters_are_exact(name):
+    task = dry_run.task_of(pretrain.get_config(name).to_dict())
+    params = jax.eval_shape(task.init, jax.random.key(0))["params"]
+    assert set(params) == set(PARTS)
+    counted = tuple(experiment.count_parameters(params[part]) for part in PARTS)
+    assert counted == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", pretrain.PRESETS)
 def test_preset_builds(name):
     config = pretrain.get_config(name)
-    assert config.preset == name and config.is_locked
+    assert config.preset == (name or "r50") and config.is_locked
     assert config.model.features % config.model.heads == 0
     assert config.data.max_text_length <= config.model.max_positions
     assert {len(config.model.backbone[f]) for f in ("depths", "widths", "strides")} == {
@@ -111,7 +139,7 @@ def test_flickr8k_is_as_small_as_its_budget():
         model.backbone.depths,
         model.backbone.widths,
         model.backbone.strides,
-        model.norm,
+        norm=model.norm,
     )
     image, size = jnp.zeros((1, 128, 128, 3)), jnp.full((1, 2), 128, jnp.int32)
     variables = jax.eval_shape(
@@ -143,25 +171,54 @@ def convolutions(backbone, side: int) -> int:
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
-def test_full_sizes_say_what_they_need(name, monkeypatch, tmp_path):
+def test_full_sizes_are_the_papers(name):
+    config = pretrain.get_config(name)
+    sides = (800, 1333) if name in ("", "r50") else (600, 1000)
+    assert (config.data.short_side, config.data.long_side) == sides
+    assert config.groups * config.texts_per_group == 4160  # for the paper's 4,096
+    assert config.model.sample_pixels == 100
+    assert total_stride(config.model) == 64
+    steps = {"steps_per_epoch": 1437, "total": 40 * 1437}
+    assert durations.steps(config.total, steps_per_epoch=1437) == 40 * 1437
+    decays = [durations.steps(d, **steps) for d in config.optim.decays]
+    assert decays == [25 * 1437, 35 * 1437]
+    cnn, transformer = config.optim.groups.cnn, config.optim.groups.transformer
+    assert (cnn.kind, cnn.learning_rate, cnn.weight_decay) == ("sgd", 1e-2, 5e-4)
+    assert (transformer.kind, transformer.learning_rate) == ("adamw", 1e-4)
+    assert transformer.weight_decay == 1e-2
+    assert not config.init.allow_scratch
+    canvas = max(
+        (geometry.parse_canvas(c) for c in config.data.canvases), key=math.prod
+    )
+    assert canvas in ((800, 1344), (1344, 800), (600, 1024), (1024, 600))
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_sizes_say_which_data_they_lack(name, monkeypatch, tmp_path):
     monkeypatch.delenv("PIXEL_BERT_DATA", raising=False)
-    with pytest.raises(ValueError, match=r"unset") as raised:
-        pretrain.get_config(name)
-    text = str(raised.value)
+    config = pretrain.get_config(name).to_dict()
+    needs = [path for c in config["data"]["corpora"] for path, _ in c["needs"]]
+    assert len(needs) == 7
+
+    def refused(root):
+        config["data"]["root"] = root
+        with pytest.raises(InputError) as raised:
+            _ = experiment.Experiment(config).train_index
+        return str(raised.value)
+
+    text = refused("")
     for needed in (
+        "unset",
         "configs/pretrain.py:tiny",
         "--config.data.root",
-        *pretrain.FULL_DATA,
         "https://cocodataset.org",
         "caption_datasets.zip",
         "visualgenome",
+        *needs,
     ):
         assert needed in text
     (tmp_path / "coco" / "train2014").mkdir(parents=True)
-    monkeypatch.setenv("PIXEL_BERT_DATA", str(tmp_path))
-    with pytest.raises(ValueError) as raised:
-        pretrain.get_config(name)
-    text = str(raised.value)
+    text = refused(str(tmp_path))
     assert str(tmp_path) in text
     assert "found    coco/train2014 " in text
     assert "missing  coco/val2014 " in text

@@ -16,7 +16,7 @@ DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 SOURCES = sorted(
     [*DOCUMENTS, *(ROOT / "configs").rglob("*.py"), *PACKAGE.glob("*.py")],
 )
-BUILT = ("tiny", "tiny_long", "flickr8k")
+BUILT = ("tiny", "tiny_long", "flickr8k", "r50", "x152", "x152_32x4d")
 FOLDERS = ("pixel_bert_jax", "configs", "launch", "tests", "docs", "checkpoints")
 
 

@@ -87,7 +87,7 @@ def test_a_config_is_found_from_any_working_directory(tmp_path):
     config = f"--config={runs.ROOT / 'configs' / 'pretrain.py'}"
     environment = {"PYTHONPATH": str(runs.ROOT)}
     outcome = start(config, cwd=tmp_path, **environment)
-    check_refused(outcome, "the paper's own size")
+    check_refused(outcome, "The preset 'r50' needs data")
     outcome = start(f"{config}:tiny", "--config.grops=1", cwd=tmp_path, **environment)
     check_refused(outcome, "did you mean 'groups'?")
 

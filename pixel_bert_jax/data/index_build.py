@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from pixel_bert_jax.data.sources.base import Problems, Source
+from pixel_bert_jax.data.sources.base import ImageRecord, Problems, Source
 from pixel_bert_jax.types import InputError
 
 FORMAT = 1
@@ -93,6 +93,8 @@ class _Builder:
             *(self._keys.data, self._keys.offsets),
         ]
         self._pictures: dict[tuple[Any, ...], int] = {}
+        self._coco_sizes: dict[int, tuple[str, int, int]] = {}
+        self._scaled = Problems()
         self.problems = Problems()
         self.image_rows: list[tuple[int, int]] = []
         self.truncated: dict[str, int] = {}
@@ -100,6 +102,7 @@ class _Builder:
     def add(self, c: int, source: Source) -> str:
         """Adds corpus c and returns a line that says what it holds."""
         problems = getattr(source, "problems", Problems())
+        self._scaled = Problems()
         row_of_key = self._add_images(c, source, problems)
         texts, described = self._add_texts(c, source, row_of_key, problems)
         self.problems.update(problems)
@@ -112,7 +115,8 @@ class _Builder:
             report += f", {truncated:,} cut to {self._max_text_length} tokens"
         if bare := len(row_of_key) - described:
             report += f", {bare:,} images without a text left out"
-        for note in getattr(source, "notes", ()):
+        notes = [*getattr(source, "notes", ()), *str(self._scaled).splitlines()]
+        for note in notes:
             report += f"\n  {note}"
         return report
 
@@ -135,12 +139,39 @@ class _Builder:
                 (c, record.key) if record.coco_id is None else ("coco", record.coco_id)
             )
             pictures.append(self._pictures.setdefault(picture, len(self._pictures)))
+            if record.coco_id is not None:
+                self._compare_shape(source.name, record, problems)
         self._sizes.append(np.array(sizes, np.int32).reshape(-1, 2))
         self._image_ids.append(pictures)
         self._image_corpus.append(np.full(len(pictures), c))
         self._keys.extend_strings(row_of_key)
         self.image_rows.append((first, first + len(row_of_key)))
         return row_of_key
+
+    def _compare_shape(
+        self, name: str, record: ImageRecord, problems: Problems
+    ) -> None:
+        """Reports a photo of COCO that has another shape in another corpus.
+
+        It may have been scaled there, but not cropped: that is another picture, or a
+        wrong number.
+        """
+        where, height, width = self._coco_sizes.setdefault(
+            record.coco_id, (name, record.height, record.width)
+        )
+        wide, high = record.width * height, record.height * width
+        # A side was rounded to whole pixels: half of one, here and there.
+        same_shape = abs(wide - high) <= max(height, width, record.height, record.width)
+        if same_shape and (height, width) == (record.height, record.width):
+            return
+        text = (
+            f"COCO's photo {record.coco_id}: {width}x{height} (width x height) in "
+            f"{where}, {record.width}x{record.height} in {name} ({record.key})"
+        )
+        if same_shape:
+            self._scaled.add("picture of two sizes, each used as it is", text)
+        else:
+            problems.add("picture of two shapes", text)
 
     def _add_texts(
         self,

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pixel_bert_jax.models.remat import remat
+from pixel_bert_jax.ops.losses import at_least_float32
 from pixel_bert_jax.types import Params
 
 EPSILON = 1e-12
@@ -22,9 +24,20 @@ def init(std: float) -> nn.initializers.Initializer:
     return nn.initializers.truncated_normal(std)
 
 
-def layer_norm(name: str) -> nn.LayerNorm:
-    """Layer norm with BERT's epsilon and float32 statistics."""
-    return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False, name=name)
+class LayerNorm(nn.LayerNorm):
+    """Layer norm with BERT's epsilon, computed in float32.
+
+    Attributes: of flax.linen.LayerNorm, and
+      output: type of the result.
+    """
+
+    epsilon: float = EPSILON
+    use_fast_variance: bool = False
+    output: jnp.dtype = jnp.float32
+
+    def __call__(self, x: Array) -> Array:
+        """Maps [..., D] to [..., D]."""
+        return super().__call__(at_least_float32(x)).astype(self.output)
 
 
 class TextEmbedding(nn.Module):
@@ -36,6 +49,7 @@ class TextEmbedding(nn.Module):
       features: D.
       dropout: rate.
       init_std: of the tables.
+      dtype: of the result.
     """
 
     vocab_size: int
@@ -43,13 +57,14 @@ class TextEmbedding(nn.Module):
     features: int
     dropout: float
     init_std: float
+    dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         """Declares the tables; `word` is shared with the MLM head."""
         start = init(self.init_std)
         self.word = self.param("word", start, (self.vocab_size, self.features))
         self.position = self.param("position", start, (self.max_length, self.features))
-        self.norm = layer_norm("norm")
+        self.norm = LayerNorm(output=self.dtype)
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(self, ids: Array, *, train: bool) -> Array:
@@ -65,7 +80,7 @@ class EncoderLayer(nn.Module):
       features: D.
       heads: N.
       hidden: width of the feed-forward network.
-      dropout: rate after both sub-layers (attention has none).
+      dropout: rate after both sub-layers (attention has none); 0 outside training.
       init_std: of the kernels.
       dtype: of the products.
     """
@@ -78,7 +93,7 @@ class EncoderLayer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, mask: Array) -> Array:
         """Maps x [B, T, D] with mask [B, T] (True = real) to [B, T, D]."""
         head = self.features // self.heads
         start = init(self.init_std)
@@ -91,22 +106,28 @@ class EncoderLayer(nn.Module):
         def dense(features: int, name: str) -> nn.Dense:
             return nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
 
-        drop = nn.Dropout(self.dropout, deterministic=not train)
-        attended = jax.nn.dot_product_attention(
-            project("query"), project("key"), project("value"), mask=mask[:, None, None]
-        )
+        drop = nn.Dropout(self.dropout, deterministic=False)
+        query, key, value = map(project, ("query", "key", "value"))
+        # Its own softmax in float32 mixes dtypes, which our tests forbid in our code.
+        with jax.numpy_dtype_promotion("standard"):
+            attended = jax.nn.dot_product_attention(
+                query, key, value, mask=mask[:, None, None]
+            )
         attended = attended.reshape(*x.shape[:-1], self.features)
-        x = layer_norm("attention_norm")(
+        x = LayerNorm(output=self.dtype, name="attention_norm")(
             x + drop(dense(self.features, "attention_out")(attended))
         )
         inner = nn.gelu(dense(self.hidden, "hidden")(x), approximate=False)
-        return layer_norm("output_norm")(x + drop(dense(self.features, "out")(inner)))
+        return LayerNorm(output=self.dtype, name="output_norm")(
+            x + drop(dense(self.features, "out")(inner))
+        )
 
 
 class Encoder(nn.Module):
     """A stack of encoder layers.
 
-    Attributes: as EncoderLayer, and `layers`, their number.
+    Attributes: as EncoderLayer, and `layers`, their number; `remat`, see
+      `models/remat.py`.
     """
 
     layers: int
@@ -115,21 +136,23 @@ class Encoder(nn.Module):
     hidden: int
     dropout: float
     init_std: float
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
         """Maps x [B, T, D] with mask [B, T] to [B, T, D]."""
+        layer = remat(EncoderLayer, self.remat)
         for number in range(self.layers):
-            x = EncoderLayer(
+            x = layer(
                 self.features,
                 self.heads,
                 self.hidden,
-                self.dropout,
+                self.dropout if train else 0.0,
                 self.init_std,
                 self.dtype,
                 name=f"layer{number}",
-            )(x, mask, train=train)
+            )(x, mask)
         return x
 
 

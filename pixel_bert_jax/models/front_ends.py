@@ -2,18 +2,34 @@
 
 Pixel-BERT, figure 2 and section 3.2: convolution to the transformer's width, 2x2 max
 pooling, one vector s_v added to every pixel, random pixel sampling (pre-training only).
-There is no position embedding and no norm on pixels.
+There is no position embedding and no norm on pixels; what the authors' later code
+(SOHO) and ClipBERT do instead are options.
 """
 
 from __future__ import annotations
+
+import math
 
 import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from pixel_bert_jax.ops.image import valid_cells
+from pixel_bert_jax.models.bert import LayerNorm, init
+from pixel_bert_jax.models.norm import MaskedBatchNorm
+from pixel_bert_jax.ops.image import only, valid_cells
 from pixel_bert_jax.ops.sampling import sample_cells, take_cells
+from pixel_bert_jax.types import InputError, nearest
+
+OPTIONS = {
+    "order": ("conv_pool", "pool_conv"),
+    "kernel": (1, 3),
+    "norm": ("none", "batch", "layer"),
+    "activation": ("none", "relu"),
+    "positions": ("none", "learned", "sine"),
+}
+MAX_SIDE = 64  # rows and columns with a learned position; 64 x 64 = 4096 pixels a side
+SINE_PERIOD = 10_000.0  # DETR, arXiv 2005.12872, and SOHO
 
 
 @struct.dataclass
@@ -27,18 +43,38 @@ class VisualTokens:
 
 
 class PixelFrontEnd(nn.Module):
-    """1x1 convolution with bias, 2x2 max pool, + s_v.
+    """Convolution to the transformer's width, 2x2 max pool, + s_v.
 
     Attributes:
       features: D.
+      order: "conv_pool" as in figure 2, or "pool_conv" as SOHO.
+      kernel: 1, or 3 as ClipBERT.
+      bias: of the convolution.
+      norm: "none"; "batch" behind the convolution, as SOHO; "layer" over the sum of
+        pixel, s_v and position, as BERT's text.
+      activation: "none", or "relu" before s_v is added, as ClipBERT.
+      positions: "none"; "learned", a vector a row and one a column, as ClipBERT;
+        "sine", of row and column, as SOHO.
+      init_std: of learned positions.
+      live: whether `norm` = "batch" uses the batch's statistics in training.
       dtype: of the products.
     """
 
     features: int
+    order: str = "conv_pool"
+    kernel: int = 1
+    bias: bool = True
+    norm: str = "none"
+    activation: str = "none"
+    positions: str = "none"
+    init_std: float = 0.02
+    live: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, size: Array, images: int) -> VisualTokens:
+    def __call__(
+        self, x: Array, size: Array, images: int, *, train: bool = False
+    ) -> VisualTokens:
         """Makes a visual token of every cell.
 
         Args:
@@ -46,19 +82,117 @@ class PixelFrontEnd(nn.Module):
           size: [G * M, 2] int32, their valid size; a pooling window counts only if it
             is whole, so floor(n / 2) cells remain.
           images: M.
+          train: use and report batch statistics where there are any.
+
+        Raises:
+          InputError: an unknown option, or a grid too large for learned positions.
         """
-        x = nn.Dense(self.features, dtype=self.dtype, name="project")(x)
-        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        self._check()
+        if self.order == "conv_pool":
+            x = _pool(self._project(x, size, train))
+        else:
+            x = self._project(_pool(x), size // 2, train)
+        size = size // 2
+        if self.activation == "relu":
+            x = nn.relu(x)
         grid = x.shape[1:3]
-        mask = valid_cells(size // 2, grid)
+        segment = self.param("segment", nn.initializers.normal(0.02), (self.features,))
+        x = x + segment.astype(x.dtype)
+        if self.positions != "none":
+            x = x + self._positions(grid, size).astype(x.dtype)
+        if self.norm == "layer":
+            x = LayerNorm(output=self.dtype, name="norm")(x)
+        mask = valid_cells(size, grid)
         cells = grid[0] * grid[1]
         x = x.reshape(-1, images, cells, self.features)
         mask = mask.reshape(-1, images, cells)
         index = jnp.broadcast_to(jnp.arange(cells, dtype=jnp.int32), mask.shape)
-        segment = self.param(
-            "segment", nn.initializers.normal(0.02), (self.features,)
-        ).astype(x.dtype)
-        return VisualTokens(_only(x + segment, mask), mask, index, grid)
+        return VisualTokens(only(x, mask), mask, index, grid)
+
+    def _project(self, x: Array, size: Array, train: bool) -> Array:
+        mask = valid_cells(size, x.shape[1:3])
+        if self.kernel == 1:
+            x = nn.Dense(
+                self.features, use_bias=self.bias, dtype=self.dtype, name="project"
+            )(x)
+        else:
+            x = nn.Conv(
+                self.features,
+                (self.kernel, self.kernel),
+                padding=(self.kernel - 1) // 2,
+                use_bias=self.bias,
+                dtype=self.dtype,
+                name="project",
+            )(only(x, mask))
+        if self.norm == "batch":
+            x = MaskedBatchNorm(self.live and train, name="norm")(x, mask)
+        return x
+
+    def _positions(self, grid: tuple[int, int], size: Array) -> Array:
+        """Returns [N, h, w, D], or [h, w, D] where it does not depend on the image."""
+        if self.positions == "sine":
+            return sine_positions(grid, size, self.features)
+        if max(grid) > MAX_SIDE:
+            raise InputError(
+                f"model.front_end.positions = 'learned' covers {MAX_SIDE} rows and "
+                f"columns, this canvas has {grid[0]} x {grid[1]} cells"
+            )
+        start = init(self.init_std)
+        rows = self.param("rows", start, (MAX_SIDE, self.features))
+        columns = self.param("columns", start, (MAX_SIDE, self.features))
+        return rows[: grid[0], None] + columns[None, : grid[1]]
+
+    def _check(self) -> None:
+        for name, valid in OPTIONS.items():
+            value = getattr(self, name)
+            if value not in valid:
+                raise InputError(
+                    f"model.front_end.{name} is {value!r}"
+                    f"{nearest(str(value), map(str, valid))}; valid: "
+                    f"{', '.join(map(str, valid))}"
+                )
+        if self.positions == "sine" and self.features % 4:
+            raise InputError(
+                "model.front_end.positions = 'sine' needs model.features divisible by "
+                f"4, received {self.features}"
+            )
+
+
+def sine_positions(grid: tuple[int, int], size: Array, features: int) -> Array:
+    """Two-dimensional sine positions, relative to the image (DETR, SOHO).
+
+    Row y of an image of h rows has the angle a = 2 pi (y + 1) / h; the first D / 2
+    features are sin and cos, alternating, of a / 10000^(4 i / D) for i = 0 ..
+    D / 4 - 1, the others the same of the column.
+
+    Args:
+      grid: (h, w) of the canvas, static.
+      size: [N, 2] int32 valid rows and columns.
+      features: D, divisible by 4.
+
+    Returns:
+      [N, h, w, D] float32.
+    """
+    steps = jnp.arange(features // 4, dtype=jnp.float32)
+    scale = SINE_PERIOD ** (steps * 4 / features)
+
+    def axis(length: int, valid: Array) -> Array:
+        position = jnp.arange(1, length + 1, dtype=jnp.float32)
+        length_of = jnp.maximum(valid[:, None], 1).astype(jnp.float32)
+        angle = 2 * math.pi * position / length_of
+        angle = angle[..., None] / scale
+        waves = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+        return waves.reshape(*waves.shape[:2], -1)  # [N, length, D / 2]
+
+    rows, columns = axis(grid[0], size[:, 0]), axis(grid[1], size[:, 1])
+    shape = (size.shape[0], *grid, features // 2)
+    return jnp.concatenate(
+        [
+            jnp.broadcast_to(rows[:, :, None], shape),
+            jnp.broadcast_to(columns[:, None], shape),
+        ],
+        axis=-1,
+    )
 
 
 def sample_pixels(visual: VisualTokens, keys: Array, count: int) -> VisualTokens:
@@ -72,9 +206,9 @@ def sample_pixels(visual: VisualTokens, keys: Array, count: int) -> VisualTokens
       count: the result has P = min(cells, count) places an image.
     """
     index, mask = sample_cells(keys, visual.mask, count)
-    features = _only(take_cells(visual.features, index), mask)
+    features = only(take_cells(visual.features, index), mask)
     return visual.replace(features=features, mask=mask, index=index)
 
 
-def _only(features: Array, mask: Array) -> Array:
-    return jnp.where(mask[..., None], features, jnp.zeros((), features.dtype))
+def _pool(x: Array) -> Array:
+    return nn.max_pool(x, (2, 2), strides=(2, 2))

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from pixel_bert_jax.models.bert import init, layer_norm
+from pixel_bert_jax.models.bert import LayerNorm, init
 from pixel_bert_jax.ops.losses import at_least_float32
 
 
@@ -34,7 +34,7 @@ class MaskedWordHead(nn.Module):
             kernel_init=init(self.init_std),
             name="transform",
         )(x)
-        x = layer_norm("norm")(nn.gelu(x, approximate=False))
+        x = LayerNorm(output=self.dtype, name="norm")(nn.gelu(x, approximate=False))
         bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
         return _word_products(x, word_embedding, self.dtype) + bias
 
@@ -83,5 +83,5 @@ def _word_products(x: Array, word_embedding: Array, dtype: jnp.dtype) -> Array:
         "...d,vd->...v",
         x.astype(dtype),
         word_embedding.astype(dtype),
-        preferred_element_type=jnp.promote_types(dtype, jnp.float32),
+        preferred_element_type=jnp.float64 if dtype == jnp.float64 else jnp.float32,
     )

@@ -25,19 +25,19 @@ class MaskedBatchNorm(nn.Module):
     """Batch norm whose statistics ignore padding.
 
     Attributes:
-      live: train on the batch's statistics (`model.norm` = "batch").
+      live: normalise by the batch's statistics and report them; else by the running
+        ones.
     """
 
     live: bool
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, mask: Array) -> Array:
         """Normalises each channel.
 
         Args:
           x: [N, h, w, C].
           mask: [N, h, w] bool, the cells that hold image.
-          train: whether statistics of the batch may be used.
 
         Returns:
           [N, h, w, C] in x's dtype; padding is not zeroed.
@@ -48,7 +48,7 @@ class MaskedBatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         mean, var = running_mean.value, running_var.value
-        if self.live and train:
+        if self.live:
             values = at_least_float32(x)
             real = mask[..., None].astype(values.dtype)
             values = values * real

@@ -6,6 +6,7 @@ the pixels (arXiv 2004.00849, section 3.4).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -42,29 +43,28 @@ class PixelBert(nn.Module):
         """Builds the parts; their names are the parameter paths' first component."""
         c = self.config
         dtype = jnp.dtype(c["dtype"])
-        cnn = c["backbone"]
+        init_std, dropout, remat = c["init_std"], c["dropout"], c["remat"]
+        live = c["norm"] == "batch"
         self.backbone = ResNet(
-            tuple(cnn["depths"]),
-            tuple(cnn["widths"]),
-            tuple(cnn["strides"]),
-            c["norm"],
-            dtype,
+            **_tuples(c["backbone"]),
+            norm=c["norm"],
+            remat=remat["backbone"],
+            dtype=dtype,
         )
-        self.front_end = PixelFrontEnd(c["features"], dtype)
+        self.front_end = PixelFrontEnd(
+            c["features"], **c["front_end"], init_std=init_std, live=live, dtype=dtype
+        )
         self.text = TextEmbedding(
-            self.vocab_size,
-            c["max_positions"],
-            c["features"],
-            c["dropout"],
-            c["init_std"],
+            self.vocab_size, c["max_positions"], c["features"], dropout, init_std, dtype
         )
         self.encoder = Encoder(
             c["layers"],
             c["features"],
             c["heads"],
             c["hidden"],
-            c["dropout"],
-            c["init_std"],
+            dropout,
+            init_std,
+            remat["encoder"],
             dtype,
         )
 
@@ -88,7 +88,7 @@ class PixelBert(nn.Module):
             image_size.reshape(groups * images, 2),
             train=train,
         )
-        return self.front_end(features, size, images)
+        return self.front_end(features, size, images, train=train)
 
     def fuse(
         self,
@@ -121,10 +121,7 @@ class PixelBert(nn.Module):
             x = jnp.broadcast_to(x, (groups, images, texts, *rest))
             return x.reshape(groups * images * texts, *rest)
 
-        sequence = jnp.concatenate(
-            [pairs(words.astype(visual.features.dtype), 1), pairs(visual.features, 2)],
-            axis=1,
-        )
+        sequence = jnp.concatenate([pairs(words, 1), pairs(visual.features, 2)], axis=1)
         mask = jnp.concatenate([pairs(text_mask, 1), pairs(visual.mask, 2)], axis=1)
         out = self.encoder(sequence, mask, train=train)
         return Encoded(out[:, :length], out[:, length:], out[:, 0])
@@ -138,3 +135,11 @@ class PixelBert(nn.Module):
     ) -> Encoded:
         """Both parts with all pixels, as in fine-tuning; shapes as above."""
         return self.fuse(text_ids, text_mask, self.encode_images(image, image_size))
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists, as a config read from json has them, as tuples, which can be hashed."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in fields.items()
+    }

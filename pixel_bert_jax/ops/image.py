@@ -87,6 +87,11 @@ def valid_cells(size: Array, grid: tuple[int, int]) -> Array:
     return rows[..., :, None] & columns[..., None, :]
 
 
+def only(x: Array, mask: Array) -> Array:
+    """Zeroes x [..., C] where mask [...] is False, whatever was there."""
+    return jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
+
+
 def prepare(
     image: Array, source_size: Array, image_size: Array, canvas: tuple[int, int]
 ) -> Array:

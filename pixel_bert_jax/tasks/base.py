@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from jax import Array
@@ -33,10 +33,12 @@ class Task(Protocol):
 
     Attributes:
       weights: multiplier of each objective's loss.
+      frozen: patterns of the paths of parameters that the model does not train.
       predict: pure functions of (variables, batch) that evaluators name.
     """
 
     weights: Mapping[str, float]
+    frozen: Sequence[str]
     predict: Mapping[str, Callable[[Params, Batch], dict[str, Array]]]
 
     def init(self, key: Array) -> Params:

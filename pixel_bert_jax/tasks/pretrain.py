@@ -18,6 +18,7 @@ from pixel_bert_jax import objectives
 from pixel_bert_jax.models.bert import attend_to_similar
 from pixel_bert_jax.models.front_ends import VisualTokens, sample_pixels
 from pixel_bert_jax.models.pixel_bert import PixelBert
+from pixel_bert_jax.models.resnet import frozen_patterns
 from pixel_bert_jax.objectives.base import Heads
 from pixel_bert_jax.objectives.mlm import masked_word_logits
 from pixel_bert_jax.objectives.views import VIEWS, View, ViewSettings
@@ -45,6 +46,7 @@ class Pretrain:
         self.heads = {
             o.name: o.head(config["model"], text.vocab_size) for o in self.objectives
         }
+        self.frozen = frozen_patterns(config["model"]["backbone"]["frozen_stages"])
         self.weights = {o.name: float(o.weight) for o in self.objectives}
         self.settings = ViewSettings(
             vocabulary=text.vocabulary,

@@ -9,12 +9,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixel_bert_jax.data.sources import coco, karpathy, scenes
+from pixel_bert_jax.data.sources import (
+    coco,
+    flickr,
+    jsonl,
+    karpathy,
+    scenes,
+    visual_genome,
+)
 from pixel_bert_jax.data.sources.base import Source
 
 # Name in `config.data.corpora` -> build(config of the corpus, split, root) -> Source.
 SOURCES: dict[str, Callable[[Mapping[str, Any], str, Path | None], Source]] = {
     "coco": coco.build,
+    "flickr": flickr.build,
+    "jsonl": jsonl.build,
     "karpathy": karpathy.build,
     "scenes": scenes.build,
+    "visual_genome": visual_genome.build,
 }

@@ -120,7 +120,10 @@ class Problems:
 def only(
     mapping: Mapping[str, Any], required: Iterable[str], optional: Iterable[str]
 ) -> None:
-    """Checks the fields of a corpus' config; "source" and "weight" are always valid.
+    """Checks the fields of a corpus' config.
+
+    "source", "weight", "evaluated" and "needs" are always valid; what they mean does
+    not depend on the format.
 
     Args:
       mapping: one element of `config.data.corpora`.
@@ -130,7 +133,8 @@ def only(
     Raises:
       InputError: a required field is missing or a field is unknown.
     """
-    required, known = list(required), [*required, *optional, "source", "weight"]
+    required = list(required)
+    known = [*required, *optional, "source", "weight", "evaluated", "needs"]
     for field in required:
         if mapping.get(field) in (None, ""):
             raise InputError(

@@ -13,13 +13,13 @@ from typing import Any
 from pixel_bert_jax.data.sources import base, files
 
 
-class CocoSource(files.AnnotatedPhotos):
+class CocoSource(files.JsonPhotos):
     """COCO captions; an image's key is its `file_name`."""
 
-    def _parse(self, content: Any) -> None:
+    def _parse(self, content: Any, path: str) -> None:
         key_of_id: dict[int, str] = {}
-        for n, image in enumerate(files.records(content, "images", self.annotations)):
-            where = f"{self.annotations}, images[{n}]"
+        for n, image in enumerate(files.records(content, "images", path)):
+            where = f"{path}, images[{n}]"
             if not _is_image(image):
                 self.problems.add(
                     "broken image record (expected integers id, height, width and a "
@@ -41,9 +41,9 @@ class CocoSource(files.AnnotatedPhotos):
             size = image["height"], image["width"]
             self.listed.append(files.Listed(key, number, size, coco_id))
         seen: set[int] = set()
-        annotations = files.records(content, "annotations", self.annotations)
+        annotations = files.records(content, "annotations", path)
         for n, annotation in enumerate(annotations):
-            where = f"{self.annotations}, annotations[{n}]"
+            where = f"{path}, annotations[{n}]"
             if not _is_annotation(annotation):
                 self.problems.add(
                     "broken annotation (expected integers id and image_id, a caption)",

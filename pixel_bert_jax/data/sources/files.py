@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ from pixel_bert_jax.types import InputError
 # COCO names its files 000000000139.jpg or COCO_val2014_000000000139.jpg.
 _COCO_NAME = re.compile(r"(?:^|.*_)(\d{12})$")
 
+# Fields of a corpus that name files or folders, in any format.
+PATH_FIELDS = ("annotations", "sizes", "split_list", "images")
+
 
 class Listed(NamedTuple):
     """An image as a json file lists it; `size` is None where the format has none."""
@@ -28,39 +31,35 @@ class Listed(NamedTuple):
 
 
 class AnnotatedPhotos:
-    """A json file of annotations and a folder of photos.
+    """Annotation files and a folder of photos.
 
-    A format derives from it and fills `listed` and `captions` in `_parse`, which is
-    called once, when the index is built.
+    A format derives from it and says what its files list in `_listed` and `_texts`;
+    both are called once, in this order, when the index is built.
 
     Attributes:
       name: the corpus.
-      annotations: the json file.
+      annotations: the annotation files, of which the first holds the texts.
       folder: where the photos are; a key is a path relative to it.
       identity: see `base.Source`.
       word_classes: empty, nobody has labelled the words of real captions.
-      problems: faults found so far.
+      problems: faults found so far, for which no index is built.
       notes: remarks on what was found, one line each.
-      listed: images of the json file.
-      captions: (key, text) of the json file.
     """
 
     word_classes: Mapping[str, frozenset[str]] = {}
 
-    def __init__(self, name: str, annotations: Path, folder: Path):
+    def __init__(self, name: str, annotations: Path | Sequence[Path], folder: Path):
         self.name = name
-        self.annotations = annotations
+        several = not isinstance(annotations, Path)
+        self.annotations = tuple(annotations) if several else (annotations,)
         self.folder = folder
         self.identity: Mapping[str, Any] = {"images": str(folder.resolve())}
         self.problems = Problems()
         self.notes: list[str] = []
-        self.listed: list[Listed] = []
-        self.captions: list[tuple[str, str]] = []
-        self._parsed = False
 
     def files(self) -> list[Path]:
-        """Returns the annotation file."""
-        return [self.annotations]
+        """Returns the annotation files."""
+        return list(self.annotations)
 
     def path(self, key: str) -> Path:
         """Returns the file of an image."""
@@ -72,9 +71,8 @@ class AnnotatedPhotos:
 
     def images(self) -> Iterator[ImageRecord]:
         """Yields the images; looks once into each file's header for its size."""
-        self._load()
         unreadable = []
-        for image in self.listed:
+        for image in self._listed():
             size = self._size_of_file(image.key)
             if size is None and image.size is not None:
                 unreadable.append(image.key)
@@ -84,7 +82,8 @@ class AnnotatedPhotos:
                 self.problems.add(
                     "size that is not the file's",
                     f"{self.path(image.key)}: {image.size[1]}x{image.size[0]} (width x "
-                    f"height) in {self.annotations}, {size[1]}x{size[0]} in the file",
+                    f"height) in {self.annotations[-1]}, {size[1]}x{size[0]} in the "
+                    "file",
                 )
             # An image with a fault is passed on, lest its texts count as faults too.
             height, width = image.size or size or (1, 1)
@@ -98,18 +97,24 @@ class AnnotatedPhotos:
 
     def texts(self) -> Iterator[tuple[str, str]]:
         """Yields (image key, caption)."""
-        self._load()
-        yield from self.captions
+        yield from self._texts()
 
-    def add_caption(self, key: str, text: Any, where: str) -> None:
-        """Keeps a caption, or reports it.
+    def _listed(self) -> Iterator[Listed]:
+        """Yields the images that the files list; reports faulty records."""
+        raise NotImplementedError
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Yields (image key, text); reports faulty records."""
+        raise NotImplementedError
+
+    def is_caption(self, text: Any, where: str) -> bool:
+        """Says whether a text can be used, and reports it if not.
 
         Args:
-          key: its image.
           text: what the file has as its text.
           where: the record, for the report.
         """
-        where = f"{self.annotations}, {where}"
+        where = f"{self.annotations[0]}, {where}"
         if not isinstance(text, str):
             self.problems.add("caption that is no text", f"{where}: {text!r}")
         elif not text.strip():
@@ -117,16 +122,8 @@ class AnnotatedPhotos:
         elif not _is_unicode(text):
             self.problems.add("caption with half a character", f"{where}: {text!r}")
         else:
-            self.captions.append((key, text))
-
-    def _load(self) -> None:
-        if not self._parsed:
-            self._parsed = True
-            self._parse(read_json(self.annotations))
-
-    def _parse(self, content: Any) -> None:
-        """Fills `listed`, `captions` and `problems` from the json file's content."""
-        raise NotImplementedError
+            return True
+        return False
 
     def _size_of_file(self, key: str) -> tuple[int, int] | None:
         """Returns (height, width), None if the header tells nothing, (0, 0) if gone."""
@@ -139,6 +136,43 @@ class AnnotatedPhotos:
             return 0, 0
         except Exception:  # whatever a plugin raises; decoding will say what is wrong
             return None
+
+
+class JsonPhotos(AnnotatedPhotos):
+    """One json file that is read whole: a format fills two lists in `_parse`.
+
+    Attributes:
+      listed: images of the json file.
+      captions: (key, text) of the json file.
+    """
+
+    def __init__(self, name: str, annotations: Path, folder: Path):
+        super().__init__(name, annotations, folder)
+        self.listed: list[Listed] = []
+        self.captions: list[tuple[str, str]] = []
+        self._parsed = False
+
+    def add_caption(self, key: str, text: Any, where: str) -> None:
+        """Keeps a caption of the image `key`, or reports it."""
+        if self.is_caption(text, where):
+            self.captions.append((key, text))
+
+    def _listed(self) -> Iterator[Listed]:
+        self._load()
+        yield from self.listed
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        self._load()
+        yield from self.captions
+
+    def _load(self) -> None:
+        if not self._parsed:
+            self._parsed = True
+            self._parse(read_json(self.annotations[0]), str(self.annotations[0]))
+
+    def _parse(self, content: Any, path: str) -> None:
+        """Fills `listed`, `captions` and `problems` from the json file's content."""
+        raise NotImplementedError
 
 
 def read_json(path: Path) -> Any:
@@ -164,7 +198,7 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def records(content: Any, field: str, path: Path) -> list[Any]:
+def records(content: Any, field: str, path: str) -> list[Any]:
     """Returns the list `field` of a json object.
 
     Raises:
@@ -210,7 +244,7 @@ def resolve(
       InputError: nothing is given for the split, or nothing is there.
     """
     value = config.get(field) or default
-    wanted = [config[f] for f in ("annotations", "images") if config.get(f)]
+    wanted = [config[f] for f in PATH_FIELDS if config.get(f)]
     expected = f"Expected in it: {' and '.join(map(str, wanted))}."
     if isinstance(value, Mapping):
         if split not in value:

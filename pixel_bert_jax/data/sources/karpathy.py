@@ -19,7 +19,7 @@ from pixel_bert_jax.types import InputError
 SPLITS = {"train": ("train", "restval"), "evaluate": ("val",)}
 
 
-class KarpathySource(files.AnnotatedPhotos):
+class KarpathySource(files.JsonPhotos):
     """Images of some splits; a key is filepath/filename."""
 
     def __init__(
@@ -29,17 +29,17 @@ class KarpathySource(files.AnnotatedPhotos):
         self.splits = tuple(splits)
         self.identity = {**self.identity, "splits": list(self.splits)}
 
-    def _parse(self, content: Any) -> None:
+    def _parse(self, content: Any, path: str) -> None:
         found: collections.Counter[str] = collections.Counter()
         keys: set[str] = set()
         sentences: set[int] = set()
-        for n, image in enumerate(files.records(content, "images", self.annotations)):
+        for n, image in enumerate(files.records(content, "images", path)):
             where = f"images[{n}]"
             if not _is_image(image):
                 self.problems.add(
                     "broken image record (expected texts filename and split, an "
                     "integer imgid or cocoid, a list of sentences)",
-                    f"{self.annotations}, {where}: {str(image)[:120]}",
+                    f"{path}, {where}: {str(image)[:120]}",
                 )
                 continue
             found[image["split"]] += 1
@@ -47,37 +47,34 @@ class KarpathySource(files.AnnotatedPhotos):
                 continue
             key = str(Path(image.get("filepath") or "") / image["filename"])
             if key in keys:
-                self.problems.add(
-                    "duplicate image", f"{self.annotations}, {where}: {key}"
-                )
+                self.problems.add("duplicate image", f"{path}, {where}: {key}")
                 continue
             keys.add(key)
             coco_id = image.get("cocoid", files.coco_id(key))
             number = image.get("imgid", coco_id)
             self.listed.append(files.Listed(key, number, None, coco_id))
-            self._add_sentences(key, image["sentences"], sentences, where)
+            self._add_sentences(key, image["sentences"], sentences, path, where)
         if not self.listed and not self.problems:
             counts = ", ".join(f"{split} ({n:,})" for split, n in found.items())
             raise InputError(
-                f"{self.annotations}: no image of the splits {', '.join(self.splits)}; "
+                f"{path}: no image of the splits {', '.join(self.splits)}; "
                 f"it has {counts or 'none'}."
             )
 
     def _add_sentences(
-        self, key: str, records: list[Any], seen: set[int], where: str
+        self, key: str, records: list[Any], seen: set[int], path: str, where: str
     ) -> None:
         for n, sentence in enumerate(records):
             number = sentence.get("sentid") if isinstance(sentence, dict) else None
             if not files.is_integer(number) or "raw" not in sentence:
                 self.problems.add(
                     "broken sentence (expected an integer sentid and a text raw)",
-                    f"{self.annotations}, {where}, sentences[{n}]: "
-                    f"{str(sentence)[:120]}",
+                    f"{path}, {where}, sentences[{n}]: {str(sentence)[:120]}",
                 )
             elif number in seen:
                 self.problems.add(
                     "duplicate sentence id",
-                    f"{self.annotations}, {where}: sentid {number}",
+                    f"{path}, {where}: sentid {number}",
                 )
             else:
                 seen.add(number)

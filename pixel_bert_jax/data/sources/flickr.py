@@ -1,0 +1,95 @@
+"""Flickr8k and Flickr30k captions as published: a token file and lists of file names.
+
+A line of `Flickr8k.token.txt` or `results_20130124.token` is "NAME.jpg#N", a tab and a
+caption; a line of `Flickr_8k.trainImages.txt` is the name of an image, with or without
+its ending. Both may be compressed (.gz). The formats have no sizes: they are read from
+the photos.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pixel_bert_jax.data.sources import base, files
+from pixel_bert_jax.types import InputError
+
+
+class FlickrSource(files.AnnotatedPhotos):
+    """Captions of the images of one list; a key is the name of the image's file."""
+
+    def __init__(self, name: str, tokens: Path, split_list: Path, folder: Path):
+        super().__init__(name, (tokens, split_list), folder)
+        self._keys: dict[str, str] = {}  # name without its ending -> key
+
+    def _listed(self) -> Iterator[files.Listed]:
+        tokens, split_list = self.annotations
+        # Lists of Flickr30k leave the ending out; the captions have it.
+        known = {Path(name).stem: name for name, _, _ in self._lines()}
+        for number, line in enumerate(_lines(split_list), 1):
+            name = line.strip()
+            if not name:
+                continue
+            where = f"{split_list}, line {number}: {name!r}"
+            stem = name.removesuffix(".jpg")
+            if stem in self._keys:
+                self.problems.add("duplicate image", where)
+            elif stem not in known:
+                self.problems.add(f"image without a caption in {tokens}", where)
+            else:
+                self._keys[stem] = known[stem]
+                yield files.Listed(known[stem], number, None, None)
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        for name, number, caption in self._lines(self.problems):
+            key = self._keys.get(Path(name).stem)
+            if key and self.is_caption(caption, f"line {number}"):
+                yield key, caption
+
+    def _lines(
+        self, problems: base.Problems | None = None
+    ) -> Iterator[tuple[str, int, str]]:
+        """Yields (file name, line number, caption) of the token file."""
+        for number, line in enumerate(_lines(self.annotations[0]), 1):
+            head, tab, caption = line.rstrip("\n").partition("\t")
+            name, mark, count = head.rpartition("#")
+            if tab and mark and name and count.isdecimal():
+                yield name, number, caption
+            elif problems is not None and line.strip():
+                problems.add(
+                    "broken line (expected NAME.jpg#N, a tab, a caption)",
+                    f"{self.annotations[0]}, line {number}: {line.strip()[:120]!r}",
+                )
+
+
+def build(config: Mapping[str, Any], split: str, root: Path | None) -> FlickrSource:
+    """Makes the source from one element of `config.data.corpora`.
+
+    Args:
+      config: name; annotations: the token file; split_list: a list of images for each
+        split, {"train": ..., "evaluate": ...}; images: the folder of the photos.
+      split: "train" or "evaluate".
+      root: what relative paths start from.
+
+    Raises:
+      InputError: a field or a file is missing, or a field is unknown.
+    """
+    base.only(config, ["name", "annotations", "split_list", "images"], [])
+    return FlickrSource(
+        name=config["name"],
+        tokens=files.resolve(config, "annotations", split, root),
+        split_list=files.resolve(config, "split_list", split, root),
+        folder=files.resolve(config, "images", split, root),
+    )
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yields the lines of a text in UTF-8, which may be compressed."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+            yield from file
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read {path}: {error}.") from error
