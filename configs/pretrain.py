@@ -7,7 +7,7 @@ Presets (add overrides after commas: `configs/pretrain.py:tiny,groups=32`):
 | preset | data | hardware | time |
 |---|---|---|---|
 | `tiny` | rendered scenes, nothing to download | 2 CPU cores | 8 minutes |
-| `tiny_long` | the same scenes | 2 CPU cores | at most 90 minutes |
+| `tiny_long` | the same scenes | 2 CPU cores | an hour |
 | `flickr8k` | Flickr8k photos under `config.data.root` | 1 CPU core | 75 minutes |
 
 | `r50`, the default | COCO and Visual Genome there | 64 TPU v5e chips | hours |

@@ -157,11 +157,10 @@ def _manager(folder: Path, max_to_keep: int, read_only: bool) -> ocp.CheckpointM
             "meta": ocp.JsonCheckpointHandler(),
         },
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else max_to_keep,
+            max_to_keep=max_to_keep,
             create=not read_only,
             # What a killed run left; of a running one it would be its newest step.
             cleanup_tmp_directories=not read_only,
-            read_only=read_only,
         ),
     )
 

@@ -147,6 +147,7 @@ def export(config: dict, workdir: Path) -> None:
     provenance = {
         "step": int(state.step),
         "sha256": checkpointing.digest(state),
+        "variables_sha256": checkpointing.digest(state.variables),
         "seed": trained["seed"],
         "command": training_command(trained),
     }

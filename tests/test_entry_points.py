@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixel_bert_jax import evaluate
+from pixel_bert_jax import checkpointing, evaluate
+from pixel_bert_jax.convert import export
 from tests import runs
 
 
@@ -51,6 +52,8 @@ def test_export_evaluate_and_train_on(straight, tmp_path):
     assert outcome.code == 0, outcome.output
     record = json.loads((folder / "provenance.json").read_text())
     assert record["seed"] == 0
+    held = export.load(folder).variables
+    assert record["variables_sha256"] == checkpointing.digest(held)
     words = shlex.split(record["command"])
     start = "python -m pixel_bert_jax.main --config=configs/micro.py:micro"
     assert words[:4] == start.split()
