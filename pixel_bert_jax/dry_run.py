@@ -43,7 +43,9 @@ def run(config: Mapping[str, Any]) -> None:
         total=total,
     )
     print(parameter_table(shapes["params"], optimizer.groups))
-    print(f"\nplan of {config['dry_run']['images']:,} pictures: {plan.statistics()}")
+    statistics = plan.statistics()
+    print(f"\nplan of {config['dry_run']['images']:,} pictures: {statistics}")
+    print(statistics.table())
     print(f"\n{_step_memory(config, task, optimizer)}")
 
 

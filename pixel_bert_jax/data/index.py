@@ -56,13 +56,15 @@ def build_or_open(
 
     Raises:
       InputError: the annotations are faulty (all faults in one message), or the index
-        that is there was made of other files, another tokenizer or other options.
+        that is there was made of other files, another tokenizer or other options, or
+        is damaged.
     """
     folder = Path(folder).expanduser()
     if rebuild or not (folder / HEADER_FILE).is_file():
         index_build.build(sources, tokenizer, max_text_length, folder, replace=rebuild)
     index = Index(folder, sources)
     _check_same(index, sources, tokenizer, max_text_length)
+    index.verify()
     return index
 
 
@@ -206,7 +208,8 @@ class Index:
         ]
         if damaged:
             raise InputError(
-                f"Index {self.folder}: damaged blocks {', '.join(damaged)}; {REBUILD}."
+                f"Index {self.folder} does not match its checksums: damaged blocks "
+                f"{', '.join(damaged)}; {REBUILD}."
             )
 
     def _string(self, blob: str, offsets: str, row: int) -> str:

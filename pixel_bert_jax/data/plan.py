@@ -225,29 +225,29 @@ class _Plan:
         unit_area = targets.astype(np.int64).prod(axis=2).sum(axis=1)
         lengths = np.diff(layout.group_text)
         texts, groups = np.zeros((2, len(self.corpora)), np.int64)
-        canvas_area, resized_area = np.zeros((2, len(self.buckets)), np.int64)
+        buckets = []
         for b, bucket in enumerate(self.buckets):
+            shown, resized_area = 0, 0
             for p in self._passes:
                 chosen = self._select(p, b, epoch) + layout.corpus_group[p.corpus]
-                texts[p.corpus] += lengths[chosen].sum()
+                count = int(lengths[chosen].sum())
+                shown += count
+                texts[p.corpus] += count
                 groups[p.corpus] += len(chosen)
-                resized_area[b] += unit_area[layout.group_unit[chosen]].sum()
-            rows = self._bucket_sizes[b] * self.images_per_group
-            canvas_area[b] = math.prod(bucket.canvas) * rows
-        waste = (canvas_area / resized_area - 1).tolist()
-        columns = (self.buckets, self._bucket_sizes, self._bucket_batches, waste)
+                resized_area += int(unit_area[layout.group_unit[chosen]].sum())
+            size, batches = self._bucket_sizes[b], self._bucket_batches[b]
+            area = math.prod(bucket.canvas) * size * self.images_per_group
+            buckets.append(
+                BucketStatistics(bucket, size, batches, shown, area, resized_area)
+            )
         names = [corpus.name for corpus in self.corpora]
         slot_use = texts / (groups * self.texts_per_group)
         return Statistics(
-            buckets=tuple(map(BucketStatistics, *columns)),
-            groups=int(groups.sum()),
-            batches=self._num_batches,
-            texts=int(texts.sum()),
-            slot_use=float(texts.sum() / (groups.sum() * self.texts_per_group)),
+            buckets=tuple(buckets),
+            texts_per_group=self.texts_per_group,
+            groups_per_batch=self.groups,
             corpus_texts=dict(zip(names, texts.tolist(), strict=True)),
             corpus_slot_use=dict(zip(names, slot_use.tolist(), strict=True)),
-            hole_share=float(1 - groups.sum() / (self._num_batches * self.groups)),
-            waste=float(canvas_area.sum() / resized_area.sum() - 1),
         )
 
     def _select(self, p: _Pass, bucket: int, epoch: int) -> np.ndarray:

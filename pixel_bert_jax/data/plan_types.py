@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixel_bert_jax.data.geometry import Size
+from pixel_bert_jax.data.geometry import Size, format_canvas
 from pixel_bert_jax.types import InputError
 
 HOLE = np.uint32(0xFFFFFFFF)
@@ -70,12 +70,19 @@ class PlanBatch:
 
 @dataclasses.dataclass(frozen=True)
 class BucketStatistics:
-    """Counts of one bucket; `waste` is canvas area / resized area - 1."""
+    """Counts of one bucket in an epoch.
+
+    Attributes:
+      groups, batches, texts: that it shows.
+      canvas_area, resized_area: pixels of their images with and without padding.
+    """
 
     bucket: Bucket
     groups: int
     batches: int
-    waste: float
+    texts: int
+    canvas_area: int
+    resized_area: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,22 +91,66 @@ class Statistics:
 
     Attributes:
       buckets: one entry a bucket.
-      groups, batches: their sums.
-      texts: texts shown, and by corpus name in `corpus_texts`.
-      slot_use: texts / (groups * K), and by corpus name in `corpus_slot_use`.
-      hole_share: share of the batches' group rows that are empty.
-      waste: canvas area / resized area - 1 over all image rows but holes.
+      texts_per_group, groups_per_batch: K and G.
+      corpus_texts: texts shown, by corpus name.
+      corpus_slot_use: texts / (groups * K), by corpus name.
     """
 
     buckets: tuple[BucketStatistics, ...]
-    groups: int
-    batches: int
-    texts: int
-    slot_use: float
+    texts_per_group: int
+    groups_per_batch: int
     corpus_texts: dict[str, int]
     corpus_slot_use: dict[str, float]
-    hole_share: float
-    waste: float
+
+    @property
+    def groups(self) -> int:
+        """Groups of all buckets."""
+        return sum(b.groups for b in self.buckets)
+
+    @property
+    def batches(self) -> int:
+        """Batches of all buckets: steps an epoch."""
+        return sum(b.batches for b in self.buckets)
+
+    @property
+    def texts(self) -> int:
+        """Texts of all buckets."""
+        return sum(b.texts for b in self.buckets)
+
+    @property
+    def slot_use(self) -> float:
+        """Texts / (groups * K)."""
+        return self.texts / (self.groups * self.texts_per_group)
+
+    @property
+    def hole_share(self) -> float:
+        """Share of the batches' group rows that are empty."""
+        return 1 - self.groups / (self.batches * self.groups_per_batch)
+
+    @property
+    def waste(self) -> float:
+        """Canvas area / resized area - 1 over all image rows but holes."""
+        area = sum(b.canvas_area for b in self.buckets)
+        return area / sum(b.resized_area for b in self.buckets) - 1
+
+    def table(self) -> str:
+        """Formats a line for each bucket.
+
+        "Smallest" and "largest" are groups of a batch: holes are spread.
+        """
+        rows = [
+            "canvas      source     groups  batches  padding  slots used  "
+            "smallest  largest"
+        ]
+        for b in self.buckets:
+            slots = b.groups * self.texts_per_group
+            rows.append(
+                f"{format_canvas(b.bucket.canvas):<10}  {b.bucket.source:>6} "
+                f"{b.groups:>10,} {b.batches:>8,} "
+                f"{b.canvas_area / b.resized_area - 1:>8.1%} {b.texts / slots:>11.1%} "
+                f"{b.groups // b.batches:>9,} {-(-b.groups // b.batches):>8,}"
+            )
+        return "\n".join(rows)
 
     def __str__(self) -> str:
         use = ", ".join(f"{n} {u:.1%}" for n, u in self.corpus_slot_use.items())

@@ -1,0 +1,97 @@
+"""Published annotation files, against readers that are not ours."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from pixel_bert_jax.data import text
+from pixel_bert_jax.data.index import build_or_open
+from pixel_bert_jax.data.sources import SOURCES
+
+LENGTH = 32
+
+
+@pytest.fixture
+def build(real_data, tmp_path):
+    """Returns a function that builds the index of one corpus."""
+
+    def build(root, split, **fields):
+        source = SOURCES[fields["source"]]({"name": "real"} | fields, split, root)
+        tokenizer = text.load_tokenizer(real_data / "bert" / "vocab.txt")
+        return build_or_open([source], tokenizer, LENGTH, tmp_path / "index")
+
+    return build
+
+
+def pairs(index):
+    """Returns (key, caption) of every text, sorted."""
+    image = index.text_image(0)
+    rows = range(index.num_texts(0))
+    return sorted((index.key(image[row]), index.caption(0, row)) for row in rows)
+
+
+@pytest.mark.parametrize(("split", "texts"), [("train2014", 400), ("val2014", 795)])
+def test_coco_reads_as_pycocotools_does(real_data, build, split, texts):
+    root = real_data / "coco"
+    annotations = f"annotations/captions_{split}.json"
+    index = build(root, "train", source="coco", annotations=annotations, images=split)
+    coco = COCO(root / annotations)
+    names = {number: image["file_name"] for number, image in coco.imgs.items()}
+    wanted = [(names[a["image_id"]], a["caption"]) for a in coco.anns.values()]
+    assert len(wanted) == texts == index.num_texts(0)
+    assert pairs(index) == sorted(wanted)
+    by_name = {image["file_name"]: image for image in coco.imgs.values()}
+    assert len(by_name) == len(index.sizes)
+    for row, size in enumerate(index.sizes.tolist()):
+        image = by_name[index.key(row)]
+        assert size == [image["height"], image["width"]]
+
+
+def test_karpathys_layout_reads_as_plain_json_does(real_data, build):
+    root = real_data / "coco"
+    index = build(
+        root, "train", source="karpathy", annotations="dataset_coco.json", images="."
+    )
+    content = json.loads((root / "dataset_coco.json").read_text("utf-8"))["images"]
+    wanted = [
+        (f"{image['filepath']}/{image['filename']}", sentence["raw"])
+        for image in content
+        if image["split"] == "train"
+        for sentence in image["sentences"]
+    ]
+    assert pairs(index) == sorted(wanted)
+
+
+def test_visual_genome_reads_as_plain_json_does(real_data, build, tmp_path):
+    files = real_data / "visual_genome"
+    photos = json.loads((files / "image_data.json").read_text())
+    records = json.loads((files / "region_descriptions.json").read_text("utf-8"))
+    # The sample comes without pictures: blank ones of the stated sizes.
+    root = tmp_path / "visual_genome"
+    keys, sizes = {}, {}
+    for photo in photos:
+        key = "/".join(photo["url"].split("/")[-2:])
+        (root / key).parent.mkdir(parents=True, exist_ok=True)
+        size = photo["width"], photo["height"]
+        Image.new("RGB", size).save(root / key)
+        keys[photo["image_id"]], sizes[key] = key, size[::-1]
+    index = build(
+        root,
+        "train",
+        source="visual_genome",
+        annotations=str(files / "region_descriptions.json"),
+        sizes=str(files / "image_data.json"),
+        images=".",
+    )
+    regions = [(record["id"], r) for record in records for r in record["regions"]]
+    assert len(regions) == 7278 == index.num_texts(0)
+    assert pairs(index) == sorted((keys[n], r["phrase"]) for n, r in regions)
+    for row, (number, region) in ((0, regions[0]), (7277, regions[-1])):
+        assert index.caption(0, row) == region["phrase"]
+        assert index.key(index.text_image(0)[row]) == keys[number]
+    assert len(index.sizes) == 100
+    wanted = [sizes[index.key(row)] for row in range(100)]
+    np.testing.assert_array_equal(index.sizes, wanted)
