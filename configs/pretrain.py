@@ -195,6 +195,7 @@ def r50():
     config.data.tokenizer = "bert-base-uncased"
     config.init.allow_scratch = False
     config.dry_run.shards = 64
+    config.dry_run.images = 1_237_912  # groups that the two corpora make
     return config
 
 

@@ -18,7 +18,15 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from pixel_bert_jax import checks, durations, optim, sharding, train_state, train_step
+from pixel_bert_jax import (
+    checks,
+    durations,
+    optim,
+    sharding,
+    train_state,
+    train_step,
+    trees,
+)
 from pixel_bert_jax.checkpointing import FORMAT
 from pixel_bert_jax.data import geometry
 from pixel_bert_jax.data.index import Index, build_or_open
@@ -280,26 +288,23 @@ class Experiment:
             self.config["sharding"],
         )
 
-    def create_state(self, variables: Params | None = None) -> TrainState:
+    def create_state(self, arrays: Mapping[str, Any] | None = None) -> TrainState:
         """Makes the state before the first step.
 
         Args:
-          variables: {"params", "batch_stats"} to start from; None = from scratch.
+          arrays: {"params/..." or "batch_stats/..." path: array} that replace those of
+            a model from scratch.
         """
         state = train_state.create(
             self.task, self.optimizer, self.config["seed"], self.target
         )
-        if variables is None:
-            return state
-        placed = {
-            name: jax.tree.map(
-                lambda leaf, target: jax.device_put(leaf, target.sharding),
-                variables[name],
-                getattr(self.target, name),
-            )
-            for name in ("params", "batch_stats")
-        }
-        return state.replace(**placed)
+        variables = trees.flatten(state.variables)
+        for path, array in (arrays or {}).items():
+            variables[path] = jax.device_put(array, variables[path].sharding)
+        nested = trees.unflatten(variables)
+        return state.replace(
+            params=nested["params"], batch_stats=nested.get("batch_stats", {})
+        )
 
     @functools.cached_property
     def train_step(self) -> Any:

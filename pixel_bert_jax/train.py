@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from pixel_bert_jax import checkpointing, evaluate, metrics, sharding
+from pixel_bert_jax import checkpointing, evaluate, metrics, sharding, trees
 from pixel_bert_jax.checks import check_metric
-from pixel_bert_jax.convert import export
+from pixel_bert_jax.convert import export, starting
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import (
     Experiment,
@@ -175,19 +175,19 @@ def restore_or_create(
 
 
 def create(experiment: Experiment) -> TrainState:
-    """Returns a new state: from the exported model of `init.model`, or from scratch.
+    """Returns a new state: from the weights that `init` names, or from scratch.
 
     Raises:
       InputError: no starting weights where they are needed, or unfitting ones.
     """
     init = experiment.config["init"]
-    for field in ("text", "cnn"):
-        if init[field]:
-            raise InputError(
-                f"init.{field} is {init[field]!r}, but weights of single parts cannot "
-                "be loaded in this version; init.model takes a folder of --mode=export"
-            )
+    parts = [name for name in ("text", "cnn") if init[name]]
     if init["model"]:
+        if parts:
+            raise InputError(
+                f"init.model is given, a whole model, and init.{parts[0]} beside it; "
+                "expected one or the other"
+            )
         folder = Path(init["model"]).expanduser()
         exported = export.load(folder)
         if exported.tokenizer.fingerprint != experiment.tokenizer.fingerprint:
@@ -199,14 +199,21 @@ def create(experiment: Experiment) -> TrainState:
             )
         export.check_fits(exported.variables, experiment.variable_shapes, str(folder))
         print(f"starting from the model in {folder}", file=sys.stderr)
-        return experiment.create_state(exported.variables)
-    if not init["allow_scratch"]:
+        return experiment.create_state(trees.flatten(exported.variables))
+    if len(parts) < 2 and not init["allow_scratch"]:
         raise InputError(
-            "init.model names no starting weights; pass "
-            "--config.init.allow_scratch=True to train this size from scratch"
+            "this size starts from weights: init.model names none, and "
+            f"{'only init.' + parts[0] if parts else 'neither init.text nor init.cnn'} "
+            "does; pass --config.init.allow_scratch=True to train the rest from scratch"
         )
-    print("starting from scratch", file=sys.stderr)
-    return experiment.create_state()
+    arrays, reports = starting.load(
+        init, experiment.config["model"], experiment.variable_shapes
+    )
+    for name, found in reports.items():
+        print(f"init.{name} = {init[name]}: {found}", file=sys.stderr)
+    if not reports:
+        print("starting from scratch", file=sys.stderr)
+    return experiment.create_state(arrays)
 
 
 def truncate_logs(workdir: Path, step: int) -> None:

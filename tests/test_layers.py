@@ -43,6 +43,7 @@ LAYERS = {
     "data.builders": 2,
     "optim": 2,
     "sharding": 2,
+    "convert.weights": 1,
     "convert.rules": 2,
     "models.pixel_bert": 3,
     "models.presets": 3,

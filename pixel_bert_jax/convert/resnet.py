@@ -1,0 +1,152 @@
+"""Published weights of ResNet and ResNeXt: torchvision, Hugging Face, Detectron.
+
+All of them put a bottleneck's stride into its 3x3 convolution, but for Detectron's and
+Caffe2's ResNets without groups, which are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from pixel_bert_jax.convert.rules import (
+    CONV,
+    Report,
+    Rule,
+    Table,
+    export_weights,
+    import_weights,
+)
+from pixel_bert_jax.convert.weights import Tensor
+from pixel_bert_jax.models.norm import EPSILON
+from pixel_bert_jax.types import InputError
+
+STEM = "params/backbone/stem/conv/kernel"
+PARTS = r"(params|batch_stats)/backbone/.*"
+
+
+def _norm(there: str, here: str) -> list[Rule]:
+    return [
+        Rule(f"{there}.weight", f"params/backbone/{here}/scale"),
+        Rule(f"{there}.bias", f"params/backbone/{here}/bias"),
+        Rule(f"{there}.running_mean", f"batch_stats/backbone/{here}/mean"),
+        Rule(f"{there}.running_var", f"batch_stats/backbone/{here}/var"),
+        Rule(f"{there}.num_batches_tracked", ""),
+    ]
+
+
+def _conv(there: str, here: str) -> Rule:
+    return Rule(there, f"params/backbone/{here}/conv/kernel", CONV)
+
+
+_BLOCK = "stage{s}_block{b}"
+TORCHVISION = Table(
+    name="torchvision's ResNet",
+    prefix="",
+    rules=(
+        _conv("conv1.weight", "stem"),
+        *_norm("bn1", "stem_norm"),
+        _conv("layer{s}.{b}.conv{k}.weight", _BLOCK + "/conv{k}"),
+        *_norm("layer{s}.{b}.bn{k}", _BLOCK + "/norm{k}"),
+        _conv("layer{s}.{b}.downsample.0.weight", _BLOCK + "/shortcut"),
+        *_norm("layer{s}.{b}.downsample.1", _BLOCK + "/shortcut_norm"),
+        Rule("fc.weight", ""),
+        Rule("fc.bias", ""),
+    ),
+)
+
+_LAYER, _HERE = "encoder.stages.{s}.layers.{b}.", "stage{s+1}_block{b}/"
+HUGGING_FACE = Table(
+    name="Hugging Face's ResNet",
+    prefix="resnet.",
+    rules=(
+        _conv("embedder.embedder.convolution.weight", "stem"),
+        *_norm("embedder.embedder.normalization", "stem_norm"),
+        _conv(f"{_LAYER}layer.{{k}}.convolution.weight", _HERE + "conv{k+1}"),
+        *_norm(f"{_LAYER}layer.{{k}}.normalization", _HERE + "norm{k+1}"),
+        _conv(f"{_LAYER}shortcut.convolution.weight", _HERE + "shortcut"),
+        *_norm(f"{_LAYER}shortcut.normalization", _HERE + "shortcut_norm"),
+        Rule("classifier.1.weight", ""),
+        Rule("classifier.1.bias", ""),
+    ),
+)
+
+
+def _affine(there: str, here: str) -> list[Rule]:
+    return [
+        Rule(f"{there}_s", f"params/backbone/{here}/scale"),
+        Rule(f"{there}_b", f"params/backbone/{here}/bias"),
+    ]
+
+
+_BRANCHES = (("branch2a", "1"), ("branch2b", "2"), ("branch2c", "3"))
+DETECTRON = Table(
+    name="Detectron's ResNeXt",
+    prefix="",
+    rules=(
+        _conv("conv1_w", "stem"),
+        *_affine("res_conv1_bn", "stem_norm"),
+        *(
+            rule
+            for branch, k in _BRANCHES
+            for rule in (
+                _conv(f"res{{s+1}}_{{b}}_{branch}_w", f"{_BLOCK}/conv{k}"),
+                *_affine(f"res{{s+1}}_{{b}}_{branch}_bn", f"{_BLOCK}/norm{k}"),
+            )
+        ),
+        _conv("res{s+1}_{b}_branch1_w", f"{_BLOCK}/shortcut"),
+        *_affine("res{s+1}_{b}_branch1_bn", f"{_BLOCK}/shortcut_norm"),
+        Rule("fc1000_w", ""),
+        Rule("fc1000_b", ""),
+        Rule("conv1_b", ""),
+    ),
+    # Its norms are affine maps: the statistics that make them so are filled in.
+    optional=(r"batch_stats/.*",),
+)
+# A name that only files of this kind have -> its table.
+KINDS = {
+    "conv1_w": DETECTRON,
+    "conv1.weight": TORCHVISION,
+    "embedder.embedder.convolution.weight": HUGGING_FACE,
+    "resnet.embedder.embedder.convolution.weight": HUGGING_FACE,
+}
+
+
+def import_resnet(
+    weights: Mapping[str, Tensor], target: Mapping[str, tuple[int, ...]], where: str
+) -> tuple[dict[str, np.ndarray], Report]:
+    """Converts a CNN's weights of any of the three kinds; see `rules.import_weights`.
+
+    Detectron's stem reads BGR, so its channels are turned round; mean and standard
+    deviation of its ResNeXt models are ImageNet's, those of `ops/image.py`.
+
+    Raises:
+      InputError: as there, or of none of the kinds.
+    """
+    table = next((t for name, t in KINDS.items() if name in weights), None)
+    if table is None:
+        raise InputError(
+            f"{where}: no ResNet that is known here; expected one of the tensors "
+            f"{', '.join(KINDS)}"
+        )
+    arrays, report = import_weights(weights, table, target, where)
+    if table is DETECTRON:
+        _from_detectron(arrays, target)
+    return arrays, report
+
+
+def _from_detectron(
+    arrays: dict[str, np.ndarray], target: Mapping[str, tuple[int, ...]]
+) -> None:
+    arrays[STEM] = np.ascontiguousarray(arrays[STEM][:, :, ::-1])
+    for path, shape in target.items():
+        if path.endswith("/mean"):
+            arrays[path] = np.zeros(shape, np.float32)
+        elif path.endswith("/var"):
+            arrays[path] = np.full(shape, 1 - EPSILON, np.float32)
+
+
+export_torchvision = partial(export_weights, table=TORCHVISION)
+export_hugging_face = partial(export_weights, table=HUGGING_FACE)

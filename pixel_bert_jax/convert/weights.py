@@ -1,0 +1,291 @@
+"""Weight files of other frameworks, read tensor by tensor and without running code.
+
+`.safetensors`; `.bin`, `.pth`, `.pt` as torch writes them (both its zip format and the
+older one, without torch); `.pkl` as Detectron wrote Caffe2's blobs. Pickles are read by
+an unpickler that knows the few names which rebuild an array and refuses every other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from pixel_bert_jax.types import InputError
+
+# What a folder is looked through for, in this order.
+FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"  # of a model that is split over several files
+TORCH_DTYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+# torch.serialization: MAGIC_NUMBER and PROTOCOL_VERSION of files before torch 1.6.
+LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+NESTED = ("state_dict", "model")  # where training checkpoints keep the weights
+
+
+class Tensor(NamedTuple):
+    """A tensor that is read when it is asked for."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+def open_weights(path: Path) -> dict[str, Tensor]:
+    """Lists the tensors of a file, or of a folder that holds one of `FILES`.
+
+    Raises:
+      InputError: nothing to read there, a damaged file, or a pickle that would run
+        code.
+    """
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise InputError(f"no weights at {path}: neither a file nor a folder")
+    readers = {
+        ".safetensors": _safetensors,
+        ".bin": _torch,
+        ".pth": _torch,
+        ".pt": _torch,
+        ".pkl": _caffe2,
+    }
+    if path.suffix not in readers:
+        raise InputError(
+            f"{path}: expected a file that ends with {', '.join(readers)}, received "
+            f"{path.suffix or 'no ending'!r}"
+        )
+    return readers[path.suffix](path)
+
+
+def _folder(folder: Path) -> dict[str, Tensor]:
+    for name in FILES:
+        if (folder / name).is_file():
+            return open_weights(folder / name)
+        index = folder / (name + INDEX)
+        if index.is_file():
+            try:
+                parts = set(json.loads(index.read_text())["weight_map"].values())
+            except (ValueError, KeyError, AttributeError) as error:
+                raise InputError(f"{index} is damaged: {error!r}") from error
+            return {
+                key: tensor
+                for part in sorted(parts)
+                for key, tensor in open_weights(folder / part).items()
+            }
+    raise InputError(f"no weights in {folder}: expected one of {', '.join(FILES)}")
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        file = safe_open(path, framework="numpy")
+        names = list(file.keys())
+        shapes = [tuple(file.get_slice(name).get_shape()) for name in names]
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return {
+        name: Tensor(shape, lambda name=name: file.get_tensor(name))
+        for name, shape in zip(names, shapes, strict=True)
+    }
+
+
+class _Storage(NamedTuple):
+    dtype: np.dtype
+    size: int  # elements
+    read: Callable[[], np.ndarray]
+
+
+class _Dtype(NamedTuple):
+    """Stands for a storage class of torch."""
+
+    dtype: np.dtype
+
+
+def _rebuild(
+    storage: _Storage, offset: int, shape: Any, stride: Any, *unused: Any
+) -> Tensor:
+    """Stands for torch._utils._rebuild_tensor_v2."""
+    shape, stride = tuple(shape), tuple(stride)
+    last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+    if min((*shape, *stride, offset), default=0) < 0 or (
+        math.prod(shape) and last >= storage.size
+    ):
+        raise pickle.UnpicklingError(
+            f"a tensor {shape} with strides {stride} from {offset} does not fit its "
+            f"{storage.size} elements"
+        )
+
+    def read() -> np.ndarray:
+        data = storage.read()[offset:]
+        strides = [s * data.itemsize for s in stride]
+        view = np.lib.stride_tricks.as_strided(data, shape, strides, writeable=False)
+        return view
+
+    return Tensor(shape, read)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Rebuilds tensors and containers; any other name in the file is refused."""
+
+    def __init__(self, file: Any, names: Mapping[tuple[str, str], Any], **options: Any):
+        super().__init__(file, **options)
+        self.names = names
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns what stands for a name; see `pickle.Unpickler`."""
+        if (module, name) not in self.names:
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, which is not part of any weights; such "
+                "a file can run code when it is loaded as torch does"
+            )
+        return self.names[module, name]
+
+
+TORCH_NAMES = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *unused: tensor,
+    **{("torch", n): _Dtype(np.dtype(d)) for n, d in TORCH_DTYPES.items()},
+}
+# Detectron's files were written by Python 2 with protocol 2.
+NUMPY_NAMES = {
+    ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
+    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): np.ndarray,
+    **{
+        (f"numpy.{core}.multiarray", "_reconstruct"): np.ndarray(0).__reduce__()[0]
+        for core in ("core", "_core")
+    },
+}
+
+
+def _torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content = _zip(path) if zipfile.is_zipfile(path) else _legacy(path)
+    except (
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(f"{path} cannot be read as weights: {error}") from error
+    return _tensors(path, content)
+
+
+def _zip(path: Path) -> Any:
+    archive = zipfile.ZipFile(path)
+    root = next((n for n in archive.namelist() if n.endswith("data.pkl")), None)
+    if root is None:
+        raise ValueError("a zip file without data.pkl")
+    folder = root[: -len("data.pkl")]
+    order = f"{folder}byteorder"
+    if order in archive.namelist() and archive.read(order) != b"little":
+        raise ValueError(f"expected little-endian data, received {archive.read(order)}")
+
+    def storage(identity: Any) -> _Storage:
+        _, kind, key, _, size = identity[:5]
+        name = f"{folder}data/{key}"
+        expected = size * kind.dtype.itemsize
+        received = archive.getinfo(name).file_size
+        if received != expected:
+            raise ValueError(f"{name}: expected {expected} bytes, received {received}")
+        return _Storage(
+            kind.dtype,
+            size,
+            lambda: np.frombuffer(archive.read(name), kind.dtype),
+        )
+
+    with archive.open(root) as file:
+        unpickler = _Unpickler(file, TORCH_NAMES)
+        unpickler.persistent_load = storage
+        return unpickler.load()
+
+
+def _legacy(path: Path) -> Any:
+    sizes: dict[str, tuple[np.dtype, int]] = {}
+    offsets: dict[str, int] = {}
+
+    def storage(identity: Any) -> _Storage:
+        _, kind, key, _, size = identity[:5]
+        sizes[key] = kind.dtype, size
+
+        def read() -> np.ndarray:
+            return np.fromfile(path, kind.dtype, size, offset=offsets[key])
+
+        return _Storage(kind.dtype, size, read)
+
+    with path.open("rb") as file:
+
+        def load() -> Any:
+            unpickler = _Unpickler(file, TORCH_NAMES)
+            unpickler.persistent_load = storage
+            return unpickler.load()
+
+        if load() != LEGACY_MAGIC or load() != LEGACY_PROTOCOL:
+            raise ValueError("neither a zip file nor torch's older format")
+        load()  # of the machine that wrote it
+        content = load()
+        for key in load():
+            dtype, size = sizes[key]
+            stored = int(np.frombuffer(file.read(8), np.int64)[0])
+            offsets[key] = file.tell()
+            if stored != size or file.seek(size * dtype.itemsize, 1) > _size(path):
+                raise ValueError(f"storage {key}: expected {size} elements")
+    return content
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _caffe2(path: Path) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as file:
+            content = _Unpickler(file, NUMPY_NAMES, encoding="latin1").load()
+        blobs = content.get("blobs", content)
+        arrays = {n: x for n, x in blobs.items() if isinstance(x, np.ndarray)}
+    except (
+        pickle.UnpicklingError,
+        AttributeError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(f"{path} cannot be read as weights: {error}") from error
+    return {n: Tensor(x.shape, lambda x=x: x) for n, x in arrays.items()}
+
+
+def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    """Returns the tensors of a state dict, also of one inside a checkpoint."""
+    while isinstance(content, Mapping):
+        tensors = {n: x for n, x in content.items() if isinstance(x, Tensor)}
+        if tensors:
+            return tensors
+        content = next((content[n] for n in NESTED if n in content), None)
+    raise InputError(
+        f"{path}: expected a dict of tensors, or one under {' or '.join(NESTED)}"
+    )

@@ -1,0 +1,114 @@
+"""Reference models in torch, and their weights in the files that people have.
+
+Imported only where torch is installed.
+"""
+
+import torch
+import transformers
+from torch import nn
+
+
+def bert(seed=0, **fields):
+    """A small `BertForPreTraining` of Hugging Face with random weights."""
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=96,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=24,
+        initializer_range=0.2,
+        attn_implementation="eager",
+        **fields,
+    )
+    model = transformers.BertForPreTraining(config).eval()
+    return randomize(model)
+
+
+def randomize(model):
+    """Moves what starts at 0 or 1 away from it, so that nothing passes by accident."""
+    with torch.no_grad():
+        for name, x in [*model.named_parameters(), *model.named_buffers()]:
+            if not x.is_floating_point():
+                continue
+            if name.endswith("running_var"):
+                x.copy_(torch.rand_like(x) + 0.5)
+            elif x.ndim == 1:
+                x.add_(torch.randn_like(x) * 0.2)
+    return model
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 in groups with the stride, 1x1; torchvision's names."""
+
+    def __init__(self, entering, inner, features, stride, groups):
+        super().__init__()
+        self.conv1 = nn.Conv2d(entering, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(
+            inner, inner, 3, stride, padding=1, groups=groups, bias=False
+        )
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, features, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(features)
+        self.downsample = None
+        if stride > 1 or entering != features:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(entering, features, 1, stride, bias=False),
+                nn.BatchNorm2d(features),
+            )
+
+    def forward(self, x):
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = torch.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """ResNet or, with groups, ResNeXt, in torchvision's names; returns every stage."""
+
+    def __init__(self, depths, widths, inner, groups=1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.stages = len(depths)
+        entering = 64
+        for stage, (depth, width, middle) in enumerate(
+            zip(depths, widths, inner, strict=True), 1
+        ):
+            blocks = []
+            for block in range(depth):
+                stride = 2 if stage > 1 and block == 0 else 1
+                blocks.append(Bottleneck(entering, middle, width, stride, groups))
+                entering = width
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = nn.functional.max_pool2d(x, 3, 2, padding=1)
+        stages = []
+        for stage in range(1, self.stages + 1):
+            x = getattr(self, f"layer{stage}")(x)
+            stages.append(x)
+        return stages
+
+
+def resnet(depths, widths, inner, groups=1, seed=0):
+    """A `ResNet` with random weights and statistics."""
+    torch.manual_seed(seed)
+    return randomize(ResNet(depths, widths, inner, groups).eval())
+
+
+def hugging_face_resnet(depths, widths, seed=0):
+    """Hugging Face's model; its bottlenecks' inner width is a quarter."""
+    torch.manual_seed(seed)
+    config = transformers.ResNetConfig(
+        embedding_size=64,
+        hidden_sizes=list(widths),
+        depths=list(depths),
+        layer_type="bottleneck",
+        downsample_in_bottleneck=False,
+    )
+    return randomize(transformers.ResNetModel(config).eval())
