@@ -37,6 +37,18 @@ TORCH_DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+SAFETENSORS_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 # torch.serialization: MAGIC_NUMBER and PROTOCOL_VERSION of files before torch 1.6.
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 NESTED = ("state_dict", "model")  # where training checkpoints keep the weights
@@ -95,15 +107,28 @@ def _folder(folder: Path) -> dict[str, Tensor]:
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        file = safe_open(path, framework="numpy")
-        names = list(file.keys())
-        shapes = [tuple(file.get_slice(name).get_shape()) for name in names]
+        with safe_open(path, framework="numpy") as file:  # looks for every fault
+            names = list(file.keys())
     except SafetensorError as error:
         raise InputError(f"{path} is damaged: {error}") from error
-    return {
-        name: Tensor(shape, lambda name=name: file.get_tensor(name))
-        for name, shape in zip(names, shapes, strict=True)
-    }
+    # The library copies what it reads; mapped, a tensor is copied once, when converted.
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+
+    def tensor(dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
+        if dtype not in SAFETENSORS_DTYPES:
+            raise InputError(f"{path}: tensors of type {dtype} cannot be read")
+        kind, start = SAFETENSORS_DTYPES[dtype], 8 + length + data_offsets[0]
+
+        def read() -> np.ndarray:
+            if not math.prod(shape):  # nothing cannot be mapped
+                return np.zeros(shape, kind)
+            return np.memmap(path, kind, "r", start, tuple(shape))
+
+        return Tensor(tuple(shape), read)
+
+    return {name: tensor(**header[name]) for name in names}
 
 
 class _Storage(NamedTuple):

@@ -85,7 +85,7 @@ def load(model, variables):
 
 def rewrite(path, change):
     """Changes the tensors of a safetensors file."""
-    arrays = {n: x.read() for n, x in open_weights(path).items()}
+    arrays = {n: np.array(x.read()) for n, x in open_weights(path).items()}
     change(arrays)
     save_file({n: np.ascontiguousarray(x) for n, x in arrays.items()}, path)
 
