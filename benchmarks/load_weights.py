@@ -100,7 +100,7 @@ def one(name: str, folder: Path) -> int:
         loaded: object = (load_file(text), load_file(cnn))
     else:
         init = {"text": str(text), "cnn": str(cnn)}
-        loaded = starting.load(init, model, wanted)
+        loaded = starting.load(init, model, wanted, vocabulary=())
     print(json.dumps([time.perf_counter() - began, peak() - before]))
     del loaded
     return 0

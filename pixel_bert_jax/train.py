@@ -207,7 +207,10 @@ def create(experiment: Experiment) -> TrainState:
             "does; pass --config.init.allow_scratch=True to train the rest from scratch"
         )
     arrays, reports = starting.load(
-        init, experiment.config["model"], experiment.variable_shapes
+        init,
+        experiment.config["model"],
+        experiment.variable_shapes,
+        experiment.tokenizer.vocabulary,
     )
     for name, found in reports.items():
         print(f"init.{name} = {init[name]}: {found}", file=sys.stderr)

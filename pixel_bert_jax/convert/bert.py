@@ -25,14 +25,15 @@ from pixel_bert_jax.types import InputError
 PREFIX = "bert."
 POSITION, WORD = "text/position", "text/word"
 SEGMENTS = "embeddings.token_type_embeddings.weight"
-DECODER = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
-EPSILON_NAMES = (("weight", "bias"), ("gamma", "beta"))  # of layer norms, old files too
+DECODER, DECODER_BIAS = "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"
+HEAD, BIAS = "cls.predictions.", "cls.predictions.bias"
+NORM_NAMES = (("weight", "bias"), ("gamma", "beta"))  # of layer norms, old files too
 
 
 def _norm(there: str, here: str) -> list[Rule]:
     return [
         rule
-        for scale, bias in EPSILON_NAMES
+        for scale, bias in NORM_NAMES
         for rule in (
             Rule(f"{there}.{scale}", f"{here}/scale"),
             Rule(f"{there}.{bias}", f"{here}/bias"),
@@ -73,7 +74,7 @@ TABLE = Table(
         Rule("cls.seq_relationship.bias", ""),
         Rule("embeddings.position_ids", ""),
     ),
-    # Files of the bare encoder have no MLM head.
+    # Files of the bare encoder have no MLM head; `import_bert` sees that it is whole.
     optional=(r"heads/mlm/.*",),
     cut=(POSITION,),
 )
@@ -94,18 +95,30 @@ def import_bert(
     if SEGMENTS not in prefixed:
         raise InputError(f"{where}: {SEGMENTS} is missing, which BERT's weights have")
     segments = weights.pop(prefixed[SEGMENTS])
-    decoder = {name: weights.pop(name) for name in DECODER if name in weights}
+    tied = {}
+    if decoder := weights.pop(DECODER, None):
+        tied[WORD] = decoder
+    if DECODER_BIAS in weights:  # the same numbers twice, or only by this name
+        tied["heads/mlm/bias"] = weights.pop(DECODER_BIAS)
+        weights.setdefault(BIAS, tied["heads/mlm/bias"])
+    head = [path for path in target if path.startswith("heads/")]
+    if not head:  # a model without this objective
+        weights = {n: x for n, x in weights.items() if not n.startswith(HEAD)}
+        tied.pop("heads/mlm/bias", None)
     arrays, report = import_weights(weights, TABLE, target, where)
-    if segments.shape[1:] != arrays[POSITION].shape[1:]:
+    if report.missing and len(report.missing) < len(head):
+        raise InputError(f"{where}: of its MLM head {report.missing[0]} is missing")
+    width = arrays[POSITION].shape[1]
+    if len(segments.shape) != 2 or not segments.shape[0] or segments.shape[1] != width:
         raise InputError(
-            f"{where}: {SEGMENTS} is {segments.shape}, wanted (2, "
-            f"{arrays[POSITION].shape[1]})"
+            f"{where}: {SEGMENTS} is {segments.shape}, wanted (2, {width})"
         )
     arrays[POSITION] = arrays[POSITION] + np.asarray(segments.read()[0], np.float32)
-    for name, path in zip(DECODER, (WORD, "heads/mlm/bias"), strict=True):
-        tied = name not in decoder or path not in arrays
-        if not tied and not np.array_equal(decoder[name].read(), arrays[path]):
-            raise InputError(f"{where}: {name} is not tied to {report.loaded[path]}")
+    for path, tensor in tied.items():
+        if not np.array_equal(np.asarray(tensor.read(), np.float32), arrays[path]):
+            raise InputError(
+                f"{where}: its decoder is not tied to {report.loaded[path]}"
+            )
     return arrays, report
 
 

@@ -1,7 +1,8 @@
 """Published weights of ResNet and ResNeXt: torchvision, Hugging Face, Detectron.
 
-All of them put a bottleneck's stride into its 3x3 convolution, but for Detectron's and
-Caffe2's ResNets without groups, which are refused.
+Bottlenecks have their stride in the 3x3 convolution here and there; Detectron's ResNets
+without groups have it in the 1x1 convolution and are refused, and so are Hugging Face's
+with `downsample_in_bottleneck` (`starting.py` reads their config).
 """
 
 from __future__ import annotations
@@ -100,7 +101,6 @@ DETECTRON = Table(
         *_affine("res{s+1}_{b}_branch1_bn", f"{_BLOCK}/shortcut_norm"),
         Rule("fc1000_w", ""),
         Rule("fc1000_b", ""),
-        Rule("conv1_b", ""),
     ),
     # Its norms are affine maps: the statistics that make them so are filled in.
     optional=(r"batch_stats/.*",),
@@ -115,21 +115,44 @@ KINDS = {
 
 
 def import_resnet(
-    weights: Mapping[str, Tensor], target: Mapping[str, tuple[int, ...]], where: str
+    weights: Mapping[str, Tensor],
+    target: Mapping[str, tuple[int, ...]],
+    where: str,
+    *,
+    groups: int,
+    norm: str,
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Converts a CNN's weights of any of the three kinds; see `rules.import_weights`.
 
     Detectron's stem reads BGR, so its channels are turned round; mean and standard
     deviation of its ResNeXt models are ImageNet's, those of `ops/image.py`.
 
+    Args:
+      weights: of `open_weights`.
+      target: {path: shape} of the CNN's parameters and running statistics.
+      where: names the file in messages.
+      groups: config.model.backbone.groups.
+      norm: config.model.norm.
+
     Raises:
-      InputError: as there, or of none of the kinds.
+      InputError: as there, of none of the kinds, or Detectron's where its affine maps
+        would be taken for batch norms.
     """
     table = next((t for name, t in KINDS.items() if name in weights), None)
     if table is None:
         raise InputError(
             f"{where}: no ResNet that is known here; expected one of the tensors "
             f"{', '.join(KINDS)}"
+        )
+    if table is DETECTRON and groups == 1:
+        raise InputError(
+            f"{where}: Detectron's ResNets have their stride in the 1x1 convolutions "
+            "and read images of another scale; expected its ResNeXt, or torchvision's"
+        )
+    if table is DETECTRON and norm != "frozen":
+        raise InputError(
+            f"{where}: Detectron folds batch norms into affine maps; expected "
+            f"model.norm = 'frozen', received {norm!r}"
         )
     arrays, report = import_weights(weights, table, target, where)
     if table is DETECTRON:

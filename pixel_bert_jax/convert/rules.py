@@ -162,6 +162,8 @@ def import_weights(
         path, layout = match
         if not path:
             unused.append(name)
+        elif path in found:
+            faults.append(f"{name} and {found[path][0]} are both {path}")
         elif path not in target:
             faults.append(f"{name} {tensor.shape} has no place: no {path} in the model")
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from pixel_bert_jax import trees
 from pixel_bert_jax.convert import bert, resnet
 from pixel_bert_jax.convert.rules import Report
-from pixel_bert_jax.convert.weights import FILES, INDEX, open_weights
+from pixel_bert_jax.convert.weights import ENDINGS, FILES, INDEX, open_weights
+from pixel_bert_jax.data.text import VOCABULARY_FILE, load_tokenizer
 from pixel_bert_jax.types import InputError
 
 CONFIG = "config.json"
@@ -31,12 +32,20 @@ BERT_FIELDS = {
     "num_attention_heads": "heads",
     "intermediate_size": "hidden",
 }
-BERT_FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
+BERT_FIXED = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute",
+}
+RESNET_FIXED = {"hidden_act": "relu", "downsample_in_bottleneck": False}
 PARAMS = "params" + trees.SEPARATOR
 
 
 def load(
-    init: Mapping[str, str], model: Mapping[str, Any], shapes: Mapping[str, Any]
+    init: Mapping[str, str],
+    model: Mapping[str, Any],
+    shapes: Mapping[str, Any],
+    vocabulary: Sequence[str],
 ) -> tuple[dict[str, np.ndarray], dict[str, Report]]:
     """Loads the parts that `init.text` and `init.cnn` name.
 
@@ -44,6 +53,7 @@ def load(
       init: config.init.
       model: config.model.
       shapes: {"params", "batch_stats"}, nested shapes of the whole model.
+      vocabulary: tokens of the run's tokenizer.
 
     Returns:
       {path: array} with "params/..." and "batch_stats/..." paths, to replace those of a
@@ -57,7 +67,8 @@ def load(
     reports = {}
     if init["text"]:
         path = fetch(init["text"])
-        _check_bert(path, model)
+        _check_config(path, BERT_FIXED, BERT_FIELDS, model)
+        _check_vocabulary(path, vocabulary)
         target = {
             name.removeprefix(PARAMS): shape
             for name, shape in flat.items()
@@ -69,8 +80,14 @@ def load(
         arrays |= {PARAMS + name: array for name, array in found.items()}
     if init["cnn"]:
         target = {n: s for n, s in flat.items() if re.fullmatch(resnet.PARTS, n)}
+        path = fetch(init["cnn"])
+        _check_config(path, RESNET_FIXED)
         found, reports["cnn"] = resnet.import_resnet(
-            open_weights(fetch(init["cnn"])), target, f"init.cnn = {init['cnn']}"
+            open_weights(path),
+            target,
+            f"init.cnn = {init['cnn']}",
+            groups=model["backbone"]["groups"],
+            norm=model["norm"],
         )
         arrays |= found
     return arrays, reports
@@ -86,50 +103,82 @@ def fetch(name: str) -> Path:
     if path.exists():
         return path
     repository, _, revision = name.partition("@")
-    if repository.count("/") > 1 or path.suffix or name.startswith(("/", "~", ".")):
+    elsewhere = name.startswith(("/", "~", ".")) or repository.endswith(ENDINGS)
+    if elsewhere or repository.count("/") > 1:
         raise InputError(f"no weights at {path}: neither a file nor a folder")
     # The first kind of file that is there; not the same weights twice.
+    problem: Exception | None = None
     for file in FILES:
+        wanted = [CONFIG, VOCABULARY_FILE, f"{file}*", f"{Path(file).stem}-*"]
         try:
             folder = huggingface_hub.snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=[CONFIG, f"{file}*", f"{Path(file).stem}-*"],
+                repository, revision=revision or None, allow_patterns=wanted
             )
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise InputError(
-                f"{name!r} is no file or folder here, and the hub has no such model "
-                f"for us: {error}"
-            ) from error
+        except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
+            problem = error
+            continue
         if (Path(folder) / file).exists() or (Path(folder) / (file + INDEX)).exists():
             return Path(folder)
-    raise InputError(f"{name!r} on the hub has none of {', '.join(FILES)}")
+    if problem is None:
+        raise InputError(f"{name!r} on the hub has none of {', '.join(FILES)}")
+    raise InputError(
+        f"{name!r} is no file or folder here, and cannot be had from the hub: {problem}"
+    ) from problem
 
 
-def _check_bert(path: Path, model: Mapping[str, Any]) -> None:
+def _check_config(
+    path: Path,
+    fixed: Mapping[str, Any],
+    fields: Mapping[str, str] | None = None,
+    model: Mapping[str, Any] | None = None,
+) -> None:
     """Compares what no shape tells, above all the number of heads.
+
+    Args:
+      path: a folder with config.json; a bare file says no more than its shapes.
+      fixed: field there -> the only value that is built here.
+      fields: field there -> field of config.model that must be equal.
+      model: config.model.
 
     Raises:
       InputError: a folder without config.json, or another architecture.
     """
     if not path.is_dir():
-        return  # a bare file says no more than its shapes
+        return
     file = path / CONFIG
     if not file.is_file():
-        raise InputError(f"{path} has no {CONFIG}, which says how many heads it has")
+        raise InputError(f"{path} has no {CONFIG}, which says what no shape tells")
     try:
         config = dict(json.loads(file.read_text()))
     except (ValueError, TypeError) as error:
         raise InputError(f"{file} is damaged: {error}") from error
     wrong = [
         f"{there} is {config[there]}, model.{here} is {model[here]}"
-        for there, here in BERT_FIELDS.items()
+        for there, here in (fields or {}).items()
         if there in config and config[there] != model[here]
     ]
     wrong += [
         f"{there} is {config[there]!r}, only {value!r} is built"
-        for there, value in BERT_FIXED.items()
+        for there, value in fixed.items()
         if config.get(there, value) != value
     ]
     if wrong:
         raise InputError(f"{file} is of another model: " + "; ".join(wrong))
+
+
+def _check_vocabulary(path: Path, vocabulary: Sequence[str]) -> None:
+    """Compares the tokens of a folder that lists them with those of the run.
+
+    Raises:
+      InputError: they differ.
+    """
+    file = path / VOCABULARY_FILE
+    if not file.is_file():
+        return
+    there = load_tokenizer(file).vocabulary
+    if list(there) != list(vocabulary):
+        differing = sum(a != b for a, b in zip(there, vocabulary, strict=False))
+        raise InputError(
+            f"{file} has {len(there)} tokens, data.tokenizer {len(vocabulary)}, and "
+            f"{differing} of the rows that both have differ"
+        )

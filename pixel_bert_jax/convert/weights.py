@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from pixel_bert_jax.types import InputError
 
+ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".pkl")
 # What a folder is looked through for, in this order.
 FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"  # of a model that is split over several files
@@ -51,14 +54,36 @@ SAFETENSORS_DTYPES = {
 }
 # torch.serialization: MAGIC_NUMBER and PROTOCOL_VERSION of files before torch 1.6.
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+# What reading a damaged file may raise.
+BROKEN = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 NESTED = ("state_dict", "model")  # where training checkpoints keep the weights
 
 
 class Tensor(NamedTuple):
-    """A tensor that is read when it is asked for."""
+    """A tensor that lies in a file until it is asked for."""
 
     shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
+    get: Callable[[], np.ndarray]
+
+    def read(self) -> np.ndarray:
+        """Returns its numbers. Raises InputError if the file is damaged there."""
+        try:
+            return self.get()
+        except BROKEN as error:
+            raise InputError(f"a tensor {self.shape} is damaged: {error}") from error
 
 
 def open_weights(path: Path) -> dict[str, Tensor]:
@@ -68,39 +93,38 @@ def open_weights(path: Path) -> dict[str, Tensor]:
       InputError: nothing to read there, a damaged file, or a pickle that would run
         code.
     """
-    if path.is_dir():
-        return _folder(path)
+    return _folder(path) if path.is_dir() else _file(path)
+
+
+def _file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"no weights at {path}: neither a file nor a folder")
-    readers = {
-        ".safetensors": _safetensors,
-        ".bin": _torch,
-        ".pth": _torch,
-        ".pt": _torch,
-        ".pkl": _caffe2,
-    }
-    if path.suffix not in readers:
+    if path.suffix not in ENDINGS:
         raise InputError(
-            f"{path}: expected a file that ends with {', '.join(readers)}, received "
+            f"{path}: expected a file that ends with {', '.join(ENDINGS)}, received "
             f"{path.suffix or 'no ending'!r}"
         )
-    return readers[path.suffix](path)
+    try:
+        if path.suffix == ".safetensors":
+            return _safetensors(path)
+        return _caffe2(path) if path.suffix == ".pkl" else _torch(path)
+    except BROKEN as error:
+        raise InputError(f"{path} cannot be read as weights: {error}") from error
 
 
 def _folder(folder: Path) -> dict[str, Tensor]:
     for name in FILES:
         if (folder / name).is_file():
-            return open_weights(folder / name)
+            return _file(folder / name)
         index = folder / (name + INDEX)
         if index.is_file():
             try:
                 parts = set(json.loads(index.read_text())["weight_map"].values())
-            except (ValueError, KeyError, AttributeError) as error:
+                paths = [folder / Path(part).name for part in sorted(parts)]
+            except BROKEN as error:
                 raise InputError(f"{index} is damaged: {error!r}") from error
             return {
-                key: tensor
-                for part in sorted(parts)
-                for key, tensor in open_weights(folder / part).items()
+                key: tensor for path in paths for key, tensor in _file(path).items()
             }
     raise InputError(f"no weights in {folder}: expected one of {', '.join(FILES)}")
 
@@ -146,8 +170,8 @@ class _Dtype(NamedTuple):
 def _rebuild(
     storage: _Storage, offset: int, shape: Any, stride: Any, *unused: Any
 ) -> Tensor:
-    """Stands for torch._utils._rebuild_tensor_v2."""
-    shape, stride = tuple(shape), tuple(stride)
+    """Stands for torch._utils._rebuild_tensor_v2, and for the one before it."""
+    shape, stride = tuple(map(int, shape)), tuple(map(int, stride))
     last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
     if min((*shape, *stride, offset), default=0) < 0 or (
         math.prod(shape) and last >= storage.size
@@ -158,12 +182,48 @@ def _rebuild(
         )
 
     def read() -> np.ndarray:
-        data = storage.read()[offset:]
+        data = storage.read()
+        # `as_strided` checks nothing.
+        if data.size != storage.size:
+            raise ValueError(f"expected {storage.size} elements, received {data.size}")
         strides = [s * data.itemsize for s in stride]
-        view = np.lib.stride_tricks.as_strided(data, shape, strides, writeable=False)
-        return view
+        data = data[offset:]
+        return np.lib.stride_tricks.as_strided(data, shape, strides, writeable=False)
 
     return Tensor(shape, read)
+
+
+class _BlobType:
+    """Stands for numpy.dtype: types of numbers only."""
+
+    def __init__(self, name: str, *unused: Any):
+        if not re.fullmatch(r"[fiub][1248]", name):
+            raise pickle.UnpicklingError(f"an array of type {name!r}, not of numbers")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        order = state[1]
+        self.dtype = self.dtype.newbyteorder("=" if order == "|" else order)
+
+
+class _Blob:
+    """Stands for a numpy.ndarray. numpy's own would trust pointers in the file."""
+
+    array: np.ndarray
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, fortran, data = state
+        # Python 2's text is bytes.
+        data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+        order = "F" if fortran else "C"
+        self.array = np.frombuffer(data, kind.dtype).reshape(shape, order=order)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Stands for _codecs.encode, by which Python 3 writes bytes in old protocols."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in {encoding!r}, expected 'latin1'")
+    return text.encode("latin1")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -185,38 +245,29 @@ class _Unpickler(pickle.Unpickler):
 
 TORCH_NAMES = {
     ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _rebuild,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *unused: tensor,
     **{("torch", n): _Dtype(np.dtype(d)) for n, d in TORCH_DTYPES.items()},
 }
 # Detectron's files were written by Python 2 with protocol 2.
 NUMPY_NAMES = {
-    ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    **{
-        (f"numpy.{core}.multiarray", "_reconstruct"): np.ndarray(0).__reduce__()[0]
-        for core in ("core", "_core")
-    },
+    ("_codecs", "encode"): _encode,
+    ("numpy", "dtype"): _BlobType,
+    ("numpy", "ndarray"): None,  # an argument of _reconstruct
+    ("numpy.core.multiarray", "_reconstruct"): lambda *unused: _Blob(),
+    ("numpy._core.multiarray", "_reconstruct"): lambda *unused: _Blob(),
 }
 
 
 def _torch(path: Path) -> dict[str, Tensor]:
-    try:
-        content = _zip(path) if zipfile.is_zipfile(path) else _legacy(path)
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise InputError(f"{path} cannot be read as weights: {error}") from error
-    return _tensors(path, content)
+    content = _zip(path) if zipfile.is_zipfile(path) else _legacy(path)
+    nested = next((n for n in NESTED if isinstance(content.get(n), Mapping)), None)
+    tensors = content[nested] if nested else content
+    tensors = {n: x for n, x in tensors.items() if isinstance(x, Tensor)}
+    if not tensors:
+        raise ValueError(f"expected a dict of tensors, or one in {' or '.join(NESTED)}")
+    return tensors
 
 
 def _zip(path: Path) -> Any:
@@ -253,8 +304,12 @@ def _legacy(path: Path) -> Any:
     offsets: dict[str, int] = {}
 
     def storage(identity: Any) -> _Storage:
-        _, kind, key, _, size = identity[:5]
-        sizes[key] = kind.dtype, size
+        _, kind, key, _, size, view = identity
+        if view is not None or sizes.setdefault(key, (kind.dtype, size)) != (
+            kind.dtype,
+            size,
+        ):
+            raise ValueError(f"storage {key}: a view of another one")
 
         def read() -> np.ndarray:
             return np.fromfile(path, kind.dtype, size, offset=offsets[key])
@@ -286,31 +341,11 @@ def _size(path: Path) -> int:
 
 
 def _caffe2(path: Path) -> dict[str, Tensor]:
-    try:
-        with path.open("rb") as file:
-            content = _Unpickler(file, NUMPY_NAMES, encoding="latin1").load()
-        blobs = content.get("blobs", content)
-        arrays = {n: x for n, x in blobs.items() if isinstance(x, np.ndarray)}
-    except (
-        pickle.UnpicklingError,
-        AttributeError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise InputError(f"{path} cannot be read as weights: {error}") from error
-    return {n: Tensor(x.shape, lambda x=x: x) for n, x in arrays.items()}
-
-
-def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
-    """Returns the tensors of a state dict, also of one inside a checkpoint."""
-    while isinstance(content, Mapping):
-        tensors = {n: x for n, x in content.items() if isinstance(x, Tensor)}
-        if tensors:
-            return tensors
-        content = next((content[n] for n in NESTED if n in content), None)
-    raise InputError(
-        f"{path}: expected a dict of tensors, or one under {' or '.join(NESTED)}"
-    )
+    with path.open("rb") as file:
+        content = _Unpickler(file, NUMPY_NAMES, encoding="latin1").load()
+    blobs = {
+        name: blob.array
+        for name, blob in content.get("blobs", content).items()
+        if isinstance(blob, _Blob)
+    }
+    return {name: Tensor(x.shape, lambda x=x: x) for name, x in blobs.items()}

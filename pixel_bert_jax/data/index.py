@@ -65,6 +65,7 @@ def build_or_open(
     index = Index(folder, sources)
     _check_same(index, sources, tokenizer, max_text_length)
     index.verify()
+    _check_generated(index)
     return index
 
 
@@ -252,10 +253,26 @@ def _check_same(
             header["files"], index_build.stat_files(sources), fillvalue={}
         ):
             compare("annotation file", built, asked)
-    if not differences:
-        for c, source in enumerate(sources):
-            if not source.files() and not _spot_check(index, c, source):
-                differences.append(f"{source.name}: it now generates other scenes")
+    _refuse(index, differences)
+
+
+def _check_generated(index: Index) -> None:
+    """Compares an undamaged index with what generated sources give now.
+
+    Raises:
+      InputError: it is something else.
+    """
+    _refuse(
+        index,
+        [
+            f"{source.name}: it now generates other scenes"
+            for c, source in enumerate(index.sources)
+            if not source.files() and not _spot_check(index, c, source)
+        ],
+    )
+
+
+def _refuse(index: Index, differences: Sequence[str]) -> None:
     if differences:
         raise InputError(
             f"Index {index.folder} does not fit the data; {REBUILD}.\n  "

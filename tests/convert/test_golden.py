@@ -86,7 +86,9 @@ def test_resnext(canvas):
         made = module.init(jax.random.key(0), jnp.asarray(padded), size, train=False)
         return {c: {"backbone": made[c]} for c in ("params", "batch_stats")}
 
-    arrays, report = resnet.import_resnet(weights, shapes(make), "golden")
+    arrays, report = resnet.import_resnet(
+        weights, shapes(make), "golden", groups=2, norm="frozen"
+    )
     assert not report.missing and len(report.loaded) == len(arrays)
     tree = trees.unflatten(arrays)
     variables = {c: tree[c]["backbone"] for c in ("params", "batch_stats")}

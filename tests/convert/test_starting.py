@@ -17,9 +17,10 @@ from pixel_bert_jax.convert import bert, resnet, starting
 from pixel_bert_jax.convert.weights import open_weights
 from pixel_bert_jax.types import InputError
 
+VOCABULARY = [f"w{n}" for n in range(50)]
 
-@pytest.fixture(scope="module")
-def model():
+
+def config_of(**backbone):
     """The full model's config with a small transformer and CNN."""
     config = pretrain.get_config("r50")
     config.model.features, config.model.heads, config.model.layers = 32, 4, 2
@@ -27,20 +28,39 @@ def model():
     config.model.backbone.depths = (1, 1, 1, 1)
     config.model.backbone.widths = (16, 32, 48, 64)
     config.model.backbone.inner = (4, 8, 12, 16)
-    config.dry_run.vocab_size = 50
+    config.model.backbone.update(backbone)
+    config.dry_run.vocab_size = len(VOCABULARY)
     return config.to_dict()
 
 
-@pytest.fixture(scope="module")
-def variables(model):
+def variables_of(config):
     """Random variables of the whole model, {path: array}."""
-    task = dry_run.task_of(model)
+    task = dry_run.task_of(config)
     shapes = trees.flatten(jax.eval_shape(task.init, jax.random.key(0)))
     random = np.random.default_rng(0)
     return {
         path: random.normal(0, 1, leaf.shape).astype(np.float32)
         for path, leaf in shapes.items()
     }
+
+
+def load_into(variables, model, text="", cnn=""):
+    shapes = trees.unflatten(
+        {p: jax.ShapeDtypeStruct(x.shape, x.dtype) for p, x in variables.items()}
+    )
+    return starting.load(
+        {"text": str(text), "cnn": str(cnn)}, model, shapes, VOCABULARY
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return config_of()["model"]
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return variables_of(config_of())
 
 
 @pytest.fixture
@@ -72,15 +92,7 @@ def cnn(variables, tmp_path):
 @pytest.fixture
 def load(model, variables):
     """Returns a function that loads weights into the model."""
-    shapes = trees.unflatten(
-        {p: jax.ShapeDtypeStruct(x.shape, x.dtype) for p, x in variables.items()}
-    )
-
-    def load(text="", cnn=""):
-        init = {"text": str(text), "cnn": str(cnn)}
-        return starting.load(init, model["model"], shapes)
-
-    return load
+    return lambda text="", cnn="": load_into(variables, model, text, cnn)
 
 
 def rewrite(path, change):
@@ -174,7 +186,15 @@ INNER = "bert.encoder.layer.0.intermediate.dense.weight"
         ),
         (
             lambda a: a.update({"cls.predictions.decoder.weight": np.ones((50, 32))}),
-            r"decoder\.weight is not tied",
+            "decoder is not tied to cls|decoder is not tied to bert",
+        ),
+        (
+            lambda a: a.pop("cls.predictions.transform.dense.weight"),
+            "of its MLM head heads/mlm/transform/kernel is missing",
+        ),
+        (
+            lambda a: a.update({QUERY.removeprefix("bert."): a[QUERY]}),
+            "are both encoder/layer1/query/kernel",
         ),
         (
             lambda a: a.pop("bert.embeddings.token_type_embeddings.weight"),
@@ -232,27 +252,76 @@ def test_other_cnns_are_refused(load, cnn):
         load(cnn=cnn)
 
 
-def test_detectrons_blobs(load, variables, tmp_path):
+def caffe2_file(path, variables):
     """Blobs as Detectron pickled them: BGR, norms that are affine maps."""
     blobs = {}
-    for path, array in variables.items():
-        if name := resnet.DETECTRON.there(path):
-            blobs[name[0]] = name[1].export(array)
+    for name, array in variables.items():
+        if there := resnet.DETECTRON.there(name):
+            blobs[there[0]] = there[1].export(array)
     blobs["conv1_w"] = np.ascontiguousarray(blobs["conv1_w"][:, ::-1])
     blobs["fc1000_w"] = np.ones((3, 64), np.float32)
-    path = tmp_path / "X-152.pkl"
     path.write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
-    arrays, reports = load(cnn=path)
+    return path
+
+
+def test_detectrons_blobs(tmp_path):
+    config = config_of(groups=2)
+    variables = variables_of(config)
+    path = caffe2_file(tmp_path / "X-152.pkl", variables)
+    with pytest.raises(InputError, match=r"expected model\.norm = 'frozen'"):
+        load_into(variables, config["model"], cnn=path)
+    frozen = config["model"] | {"norm": "frozen"}
+    arrays, reports = load_into(variables, frozen, cnn=path)
     for name, array in arrays.items():
         if name.startswith("params/"):
             np.testing.assert_array_equal(array, variables[name], name)
     norm = "backbone/stage2_block0/norm3"
-    x = np.float32(0.7)
     scale = arrays[f"params/{norm}/scale"]
     factor = scale / np.sqrt(arrays[f"batch_stats/{norm}/var"] + 1e-5)
-    np.testing.assert_allclose(factor * x, scale * x, rtol=1e-6)
+    np.testing.assert_allclose(factor, scale, rtol=1e-6)
     assert not arrays[f"batch_stats/{norm}/mean"].any()
     assert reports["cnn"].unused == ["fc1000_w"]
+
+
+def test_detectrons_resnets_without_groups_are_refused(load, variables, tmp_path):
+    path = caffe2_file(tmp_path / "R-50.pkl", variables)
+    with pytest.raises(InputError, match="their stride in the 1x1"):
+        load(cnn=path)
+
+
+def test_blobs_hold_numbers_only(load, tmp_path):
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps({"conv1_w": np.array([{}])}, protocol=2))
+    with pytest.raises(InputError, match="an array of type 'O8', not of numbers"):
+        load(cnn=path)
+
+
+def test_hugging_faces_resnet_with_its_stride_elsewhere_is_refused(
+    load, variables, tmp_path
+):
+    save_file(resnet.export_hugging_face(variables), tmp_path / "model.safetensors")
+    fields = {"hidden_act": "relu", "downsample_in_bottleneck": False}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(fields))
+    arrays, _ = load(cnn=tmp_path)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, variables[name], name)
+    config.write_text(json.dumps(fields | {"downsample_in_bottleneck": True}))
+    with pytest.raises(InputError, match="downsample_in_bottleneck is True"):
+        load(cnn=tmp_path)
+
+
+def test_other_words_of_the_same_number_are_refused(load, text):
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (text / "vocab.txt").write_text("\n".join([*special, *VOCABULARY[5:]]) + "\n")
+    with pytest.raises(InputError, match="5 of the rows that both have differ"):
+        load(text)
+
+
+def test_a_model_without_masked_words_needs_no_head(variables, model, text):
+    rest = {p: x for p, x in variables.items() if "/heads/mlm/" not in p}
+    arrays, reports = load_into(rest, model, text)
+    assert arrays.keys() <= rest.keys() and not reports["text"].missing
 
 
 class Evil:
@@ -293,5 +362,5 @@ def test_names_that_lead_nowhere(load, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"expected a file that ends with .*\.pkl"):
         load(cnn=odd)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="the hub has no such model"):
+    with pytest.raises(InputError, match="cannot be had from the hub"):
         load(text="nobody/no-such-model@main")

@@ -123,6 +123,12 @@ def cnn_shapes(module):
     return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 
 
+def import_cnn(model, module):
+    return resnet.import_resnet(
+        tensors(model), cnn_shapes(module), "model", groups=module.groups, norm="batch"
+    )
+
+
 def run_cnn(module, arrays, image, depths):
     """Every stage's output [N, C, h, w] on a larger canvas, cut to the image."""
     tree = trees.unflatten(arrays)
@@ -165,7 +171,7 @@ def module_of(depths, widths, inner, groups):
 def test_resnets_give_the_same_in_every_stage(name, size):
     case = CASES[name]
     model, module = torch_models.resnet(**case), module_of(**case)
-    arrays, report = resnet.import_resnet(tensors(model), cnn_shapes(module), "model")
+    arrays, report = import_cnn(model, module)
     assert not report.missing
     image = np.random.default_rng(0).normal(0, 1, (2, 3, *size)).astype(np.float32)
     with torch.no_grad():
@@ -180,8 +186,7 @@ def test_hugging_faces_resnet_equals_torchvisions_and_ours():
     case = CASES["resnet"]
     theirs = torch_models.hugging_face_resnet(case["depths"], case["widths"])
     module = module_of(**case)
-    shapes = cnn_shapes(module)
-    arrays, _ = resnet.import_resnet(tensors(theirs), shapes, "model")
+    arrays, _ = import_cnn(theirs, module)
     # The reference of these tests, with groups = 1, against Hugging Face's.
     reference = torch_models.resnet(**case, seed=1)
     state = resnet.export_torchvision(arrays)
