@@ -1,5 +1,6 @@
 """The paper's own sizes on this machine: real photos, true geometry, two precisions."""
 
+import re
 import time
 
 import jax
@@ -127,7 +128,12 @@ def test_resnext_152_runs_forward_at_600_x_1024(real_data, tmp_path_factory):
 
 
 def test_bfloat16_agrees_with_float32(real_data, tmp_path_factory):
-    """Losses within 1 %, gradients' cosine above 0.99 for each part of the model."""
+    """Losses within 1 %, gradients' cosine above 0.99 for each part of the model.
+
+    Through a live norm the gradient of random weights is ill-conditioned: rounding the
+    photos once changes it as much (docs/results.md). So the norm is frozen, and the
+    residual branches are as small beside their shortcuts as in trained networks.
+    """
     results = {}
     for dtype in ("float32", "bfloat16"):
         made = config(
@@ -139,10 +145,20 @@ def test_bfloat16_agrees_with_float32(real_data, tmp_path_factory):
             data__long_side=320,
             data__canvases=("320x224", "224x320"),
             model__dtype=dtype,
+            model__norm="frozen",
             model__backbone__frozen_stages=-1,
         )
         run = one_device(made)
-        state, batch = run.create_state(), first_batch(run)
+        scales = r"params/backbone/stage.*/norm3/scale"
+        shapes = trees.flatten(run.variable_shapes)
+        state = run.create_state(
+            {
+                path: np.full(leaf.shape, 0.2, np.float32)
+                for path, leaf in shapes.items()
+                if re.fullmatch(scales, path)
+            }
+        )
+        batch = first_batch(run)
         gradients = train_step.build_gradients(run.task, run.optimizer, run.mesh)
         # The backward pass of JAX's own attention mixes types, which our tests forbid.
         with jax.numpy_dtype_promotion("standard"):
