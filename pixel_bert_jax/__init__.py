@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "BadImageBudgetError": "pixel_bert_jax.types",
     "InputError": "pixel_bert_jax.types",
+    "Pretrained": "pixel_bert_jax.convert.pretrained",
+    "from_pretrained": "pixel_bert_jax.convert.pretrained",
     "train_and_evaluate": "pixel_bert_jax.train",
 }
 

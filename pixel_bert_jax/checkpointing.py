@@ -24,6 +24,7 @@ from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError
 
 FORMAT = 1
+FOLDER = "checkpoints"  # in the workdir
 LATEST, BEST = "latest", "best"
 
 # Fields that a relaunch may change; everything else must be as it was.
@@ -64,7 +65,7 @@ class Checkpoints:
           mode: "max" or "min" of that figure.
           read_only: change nothing there: a run may be writing at this moment.
         """
-        root = Path(workdir).expanduser().resolve() / "checkpoints"
+        root = Path(workdir).expanduser().resolve() / FOLDER
         self.metric = metric
         self.sign = {"max": 1.0, "min": -1.0}[mode]
         self.latest = _manager(root / LATEST, keep, read_only)

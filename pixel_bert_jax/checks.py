@@ -8,6 +8,9 @@ from typing import Any
 
 from pixel_bert_jax.types import InputError, nearest
 
+# Fields that say where files lie on a machine, not what is trained.
+PLACES = ("compile_cache", "data/root", "data/index_dir")
+
 CHOICES = {
     "model.norm": ("batch", "frozen"),
     "model.attention_init": ("independent", "similar"),

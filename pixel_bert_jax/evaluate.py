@@ -1,4 +1,4 @@
-"""Evaluation: during training, and alone from a workdir's checkpoint."""
+"""Evaluation during training, and of trained models wherever they lie."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from pixel_bert_jax import checkpointing, sharding
-from pixel_bert_jax.checkpointing import BEST, LATEST, Checkpoints
-from pixel_bert_jax.convert import export
+from pixel_bert_jax import checkpointing, checks, metrics, sharding, trees
+from pixel_bert_jax.checkpointing import BEST, FOLDER, LATEST, Checkpoints
+from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
 from pixel_bert_jax.evaluators import EVALUATORS
@@ -72,12 +72,13 @@ def stream(experiment: Experiment) -> Stream:
 
 
 def from_workdir(
-    config: Mapping[str, Any], workdir: Path, *, rebuild_index: bool = False
+    config: Mapping[str, Any] | None, workdir: Path, *, rebuild_index: bool = False
 ) -> tuple[Experiment, TrainState, dict[str, Any]]:
     """Loads a workdir's best checkpoint, or the newest if none was kept as best.
 
     Args:
       config: of this launch; model, objectives and tokenizer must be the checkpoint's.
+        None: the checkpoint's own, on one device.
       workdir: of the training run.
       rebuild_index: build the data's index again.
 
@@ -87,47 +88,83 @@ def from_workdir(
     Raises:
       InputError: no checkpoint, or one of another model; lists the differences.
     """
-    if not (workdir / "checkpoints").is_dir():
+    if not (workdir / FOLDER).is_dir():
         raise InputError(
-            f"no checkpoint in {workdir}: expected {workdir / 'checkpoints'}, which a "
+            f"no checkpoint in {workdir}: expected {workdir / FOLDER}, which a "
             "training run with the same --workdir makes"
         )
-    checkpoints = open_checkpoints(config, workdir, read_only=True)
+    checkpoints = Checkpoints(workdir, keep=1, read_only=True)
     which = BEST if checkpoints.newest_step(BEST) is not None else LATEST
     if checkpoints.newest_step(which) is None:
-        raise InputError(f"no complete checkpoint in {workdir / 'checkpoints'}")
+        raise InputError(f"no complete checkpoint in {workdir / FOLDER}")
     meta = checkpoints.read_meta(which)
     stored = meta["tokenizer"]
     tokenizer = WordPiece(stored["vocabulary"], lower_case=stored["lower_case"])
     where = f"the checkpoint in {workdir}"
+    devices = None
+    if config is None:
+        config, devices = {**meta["config"], "mesh": {"data": 1}}, jax.devices()[:1]
     _check_same_model(meta["config"], config, tokenizer, where)
-    experiment = Experiment(config, rebuild_index=rebuild_index, tokenizer=tokenizer)
+    experiment = Experiment(
+        config, rebuild_index=rebuild_index, tokenizer=tokenizer, devices=devices
+    )
     state = checkpoints.restore(experiment.stored_target(meta["config"]), which)
     checkpoints.close()
     return experiment, state, meta
 
 
-def from_exported(
-    config: Mapping[str, Any], folder: Path, *, rebuild_index: bool = False
-) -> tuple[Experiment, export.Exported]:
-    """Loads a folder that --mode=export wrote.
+def load_model(name: str | Path) -> Pretrained:
+    """Loads a trained model from a workdir, an exported folder or the hub.
 
     Args:
-      config: of this launch; model and objectives must be the folder's.
-      folder: of the exported model.
+      name: a run's workdir, of which the best (or newest) checkpoint counts, or what
+        `from_pretrained` takes.
+
+    Raises:
+      InputError: there is no model, or a damaged one.
+    """
+    workdir = Path(name).expanduser()
+    if not (workdir / FOLDER).is_dir():
+        return from_pretrained(name)
+    experiment, state, meta = from_workdir(None, workdir)
+    config, step = meta["config"], int(state.step)
+    provenance = {
+        "step": step,
+        "sha256": checkpointing.digest(state),
+        "seed": config["seed"],
+        "command": meta.get("command", ""),
+        "figures": metrics.as_json(
+            meta.get("figures") or metrics.evaluation_at(workdir, step) or {}
+        ),
+    }
+    # Where files lay is of no use elsewhere, and nobody's business.
+    places = dict.fromkeys(checks.PLACES, "")
+    config = trees.unflatten(trees.flatten(config) | places)
+    variables = jax.device_get(state.variables)
+    return Pretrained.of(variables, config, experiment.tokenizer, provenance)
+
+
+def from_model(
+    config: Mapping[str, Any], name: str | Path, *, rebuild_index: bool = False
+) -> tuple[Experiment, Pretrained]:
+    """Makes the experiment of this launch around a trained model.
+
+    Args:
+      config: of this launch; model, objectives and tokenizer must be the model's.
+      name: see `load_model`.
       rebuild_index: build the data's index again.
 
     Raises:
-      InputError: no such folder, or one of another model; lists the differences.
+      InputError: no such model, or another one; lists the differences.
     """
-    exported = export.load(folder)
-    where = f"the model in {folder}"
-    _check_same_model(exported.config, config, exported.tokenizer, where)
+    found = load_model(name)
+    where = f"the model in {name}"
+    _check_same_model(found.config, config, found.tokenizer, where)
     experiment = Experiment(
-        config, rebuild_index=rebuild_index, tokenizer=exported.tokenizer
+        config, rebuild_index=rebuild_index, tokenizer=found.tokenizer
     )
-    export.check_fits(exported.variables, experiment.variable_shapes, str(folder))
-    return experiment, exported
+    check_fits(found.variables, experiment.variable_shapes, where)
+    return experiment, found
 
 
 def _check_same_model(
@@ -161,20 +198,6 @@ def _check_same_model(
                 f"{where} has another vocabulary ({tokenizer.vocab_size} words) than "
                 f"data.tokenizer = {name!r} ({asked.vocab_size})"
             )
-
-
-def open_checkpoints(
-    config: Mapping[str, Any], workdir: Path, *, read_only: bool = False
-) -> Checkpoints:
-    """Opens the checkpoints of a workdir with the config's retention."""
-    fields = config["checkpoint"]
-    return Checkpoints(
-        workdir,
-        keep=fields["keep"],
-        metric=fields["best_metric"],
-        mode=fields["best_mode"],
-        read_only=read_only,
-    )
 
 
 def table(figures: Mapping[str, float]) -> str:

@@ -20,13 +20,11 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pixel_bert_jax import trees, types
+from pixel_bert_jax import checks, trees, types
 
-MODES = ("train", "evaluate", "export")
+MODES = ("train", "evaluate")
 FIGURE_PANELS = 8
 CONFIG_FILE = "configs/{name}.py:{preset}"
-# Fields that belong to a machine, not to a model.
-PLACES = ("compile_cache", "data/root", "data/index_dir")
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File:preset,key=value,... under configs/.", lock_config=True
@@ -40,9 +38,6 @@ DRY_RUN = flags.DEFINE_bool(
 )
 FIGURE = flags.DEFINE_string(
     "figure", "", "With --mode=evaluate: draw held-out examples into this PNG file."
-)
-OUTPUT = flags.DEFINE_string(
-    "output", "", "With --mode=export: the folder that the model is written to."
 )
 REBUILD_INDEX = flags.DEFINE_bool(
     "rebuild_index", False, "Build the index of the data again."
@@ -76,11 +71,14 @@ def main(argv: list[str]) -> int:
             dry_run.run(config)
         elif MODE.value == "evaluate":
             evaluate(config, workdir)
-        elif MODE.value == "export":
-            export(config, workdir)
         else:
             print(f"workdir {workdir}", file=sys.stderr)
-            train.train_and_evaluate(config, workdir, rebuild_index=REBUILD_INDEX.value)
+            train.train_and_evaluate(
+                config,
+                workdir,
+                rebuild_index=REBUILD_INDEX.value,
+                command=training_command(config),
+            )
     except types.InputError as error:
         return fail(str(error))
     except types.NonFiniteError as error:
@@ -98,25 +96,23 @@ def main(argv: list[str]) -> int:
 def evaluate(config: dict, workdir: Path) -> None:
     """Prints the held-out figures of a trained model; draws if asked to.
 
-    The model is `init.model`, an exported folder, if that is given, else the best (or
-    newest) checkpoint of the workdir.
+    The model is `init.model` if that is given, else the best (or newest) checkpoint of
+    the workdir.
     """
     from pixel_bert_jax import checkpointing
     from pixel_bert_jax import evaluate as evaluation
 
     rebuild = REBUILD_INDEX.value
-    if config["init"]["model"]:
-        folder = Path(config["init"]["model"]).expanduser()
-        experiment, exported = evaluation.from_exported(
-            config, folder, rebuild_index=rebuild
-        )
-        variables, where = exported.variables, folder
-        step, digest = (exported.provenance[name] for name in ("step", "sha256"))
+    if where := config["init"]["model"]:
+        experiment, found = evaluation.from_model(config, where, rebuild_index=rebuild)
+        variables, record = found.variables, found.provenance
+        step, digest = record.get("step", "unknown"), record.get("sha256", "unknown")
     else:
+        where = workdir
         experiment, state, _ = evaluation.from_workdir(
             config, workdir, rebuild_index=rebuild
         )
-        variables, where = state.variables, workdir
+        variables = state.variables
         step, digest = int(state.step), checkpointing.digest(state)
     predict = evaluation.predictor(experiment)
     figures = evaluation.run(experiment, variables, predict, oracle=True)
@@ -133,29 +129,6 @@ def evaluate(config: dict, workdir: Path) -> None:
         print(f"figure {FIGURE.value}")
 
 
-def export(config: dict, workdir: Path) -> None:
-    """Writes the workdir's best (or newest) model without its optimizer state."""
-    from pixel_bert_jax import checkpointing
-    from pixel_bert_jax import evaluate as evaluation
-    from pixel_bert_jax.convert import export as exporting
-
-    if not OUTPUT.value:
-        raise types.InputError("--mode=export needs --output=FOLDER")
-    experiment, state, meta = evaluation.from_workdir(config, workdir)
-    # How it was trained, which the flags of this launch need not say.
-    trained = meta["config"]
-    provenance = {
-        "step": int(state.step),
-        "sha256": checkpointing.digest(state),
-        "variables_sha256": checkpointing.digest(state.variables),
-        "seed": trained["seed"],
-        "command": training_command(trained),
-    }
-    folder = Path(OUTPUT.value).expanduser()
-    exporting.save(folder, state.variables, trained, experiment.tokenizer, provenance)
-    print(f"step {provenance['step']} of {workdir} written to {folder}")
-
-
 def training_command(config: dict) -> str:
     """Returns the command that trains with a config: its preset, and what differs.
 
@@ -163,11 +136,13 @@ def training_command(config: dict) -> str:
     """
     source = CONFIG_FILE.format(name=config_name(), preset=config["preset"])
     default = load_config(f"{config_file()}:{config['preset']}")
-    # Through json, as the checkpoint's config went: lists instead of tuples.
-    default = trees.flatten(json.loads(json.dumps(default)))
+    # Through json, which knows lists only and no tuples.
+    default, config = (
+        trees.flatten(json.loads(json.dumps(c))) for c in (default, config)
+    )
     words = [f"python -m pixel_bert_jax.main --config={source}"]
-    for path, value in trees.flatten(config).items():
-        if path not in PLACES and value != default.get(path, value):
+    for path, value in config.items():
+        if path not in checks.PLACES and value != default.get(path, value):
             name = path.replace(trees.SEPARATOR, ".")
             words.append(shlex.quote(f"--config.{name}={tuples(value)}"))
     return " ".join(words)

@@ -138,12 +138,12 @@ def _start_session(folder: Path, step: int) -> None:
         time.sleep(1.0 - time.time() % 1.0)
 
 
-def has_evaluation(workdir: Path, step: int) -> bool:
-    """Returns whether the figures of the evaluation at `step` were written."""
+def evaluation_at(workdir: Path, step: int) -> dict[str, float | None] | None:
+    """Returns the figures of the evaluation at `step`, None if there was none."""
     path = workdir / FILE
     lines = path.read_text().splitlines() if path.exists() else []
-    found = (json.loads(line) for line in lines if '"evaluation"' in line)
-    return any(line["step"] == step for line in found)
+    found = [json.loads(line) for line in lines if '"evaluation"' in line]
+    return next((x["evaluation"] for x in found if x["step"] == step), None)
 
 
 class Speed:

@@ -17,7 +17,8 @@ import numpy as np
 
 from pixel_bert_jax import checkpointing, evaluate, metrics, sharding, trees
 from pixel_bert_jax.checks import check_metric
-from pixel_bert_jax.convert import export, starting
+from pixel_bert_jax.convert import starting
+from pixel_bert_jax.convert.pretrained import check_fits
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import (
     Experiment,
@@ -40,7 +41,11 @@ class Preempted(Exception):
 
 
 def train_and_evaluate(
-    config: Mapping[str, Any], workdir: Path, *, rebuild_index: bool = False
+    config: Mapping[str, Any],
+    workdir: Path,
+    *,
+    rebuild_index: bool = False,
+    command: str = "",
 ) -> TrainState:
     """Trains to the config's end and returns the final state.
 
@@ -51,6 +56,7 @@ def train_and_evaluate(
       config: of `configs/`, as a plain dict.
       workdir: holds checkpoints, metrics and the config.
       rebuild_index: build the data's index again.
+      command: that does the same, kept as the model's record of origin.
 
     Raises:
       InputError: bad input, known before anything is compiled.
@@ -68,7 +74,14 @@ def train_and_evaluate(
         best = config["checkpoint"]["best_metric"]
         check_metric(best, evaluate.figure_names(experiment))
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = evaluate.open_checkpoints(config, workdir)
+    keeping = config["checkpoint"]
+    checkpoints = checkpointing.Checkpoints(
+        workdir,
+        keep=keeping["keep"],
+        metric=keeping["best_metric"],
+        mode=keeping["best_mode"],
+    )
+    meta = experiment.meta | {"command": command}
     state, first = restore_or_create(experiment, checkpoints, workdir)
 
     def evaluation_due(step: int) -> bool:
@@ -76,7 +89,7 @@ def train_and_evaluate(
         return bool(evaluate_every and step and whole)
 
     # A run that was killed between saving and evaluating makes up for it.
-    late = evaluation_due(first) and not metrics.has_evaluation(workdir, first)
+    late = evaluation_due(first) and metrics.evaluation_at(workdir, first) is None
     if first >= total and not late:
         print(
             f"already finished: {workdir} is at step {first} of {total}, "
@@ -103,7 +116,7 @@ def train_and_evaluate(
                 oracle=config["eval"]["oracle"],
             )
             # The line comes last: it says that nothing of this evaluation is missing.
-            if checkpoints.save_if_best(state, experiment.meta, figures):
+            if checkpoints.save_if_best(state, meta, figures):
                 checkpoints.wait()
             writer.evaluation(step, figures)
 
@@ -129,7 +142,7 @@ def train_and_evaluate(
             if step == total or stopping or (save_every and step % save_every == 0):
                 if pending is not None:
                     pending = pending.write(writer, config)
-                checkpoints.save(state, experiment.meta)
+                checkpoints.save(state, meta)
             if stopping and step < total:
                 checkpoints.wait()
                 raise Preempted(f"SIGTERM: saved step {step} of {total} in {workdir}")
@@ -188,18 +201,18 @@ def create(experiment: Experiment) -> TrainState:
                 f"init.model is given, a whole model, and init.{parts[0]} beside it; "
                 "expected one or the other"
             )
-        folder = Path(init["model"]).expanduser()
-        exported = export.load(folder)
-        if exported.tokenizer.fingerprint != experiment.tokenizer.fingerprint:
+        name = init["model"]
+        found = evaluate.load_model(name)
+        if found.tokenizer.fingerprint != experiment.tokenizer.fingerprint:
             raise InputError(
-                f"the model in {folder} has another vocabulary "
-                f"({exported.tokenizer.vocab_size} words) than data.tokenizer = "
+                f"the model in {name} has another vocabulary "
+                f"({found.tokenizer.vocab_size} words) than data.tokenizer = "
                 f"{experiment.config['data']['tokenizer']!r} "
                 f"({experiment.tokenizer.vocab_size})"
             )
-        export.check_fits(exported.variables, experiment.variable_shapes, str(folder))
-        print(f"starting from the model in {folder}", file=sys.stderr)
-        return experiment.create_state(trees.flatten(exported.variables))
+        check_fits(found.variables, experiment.variable_shapes, name)
+        print(f"starting from the model in {name}", file=sys.stderr)
+        return experiment.create_state(trees.flatten(found.variables))
     if len(parts) < 2 and not init["allow_scratch"]:
         raise InputError(
             "this size starts from weights: init.model names none, and "

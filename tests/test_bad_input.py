@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from configs import pretrain
-from pixel_bert_jax import evaluate, train
+from pixel_bert_jax import train
+from pixel_bert_jax.checkpointing import Checkpoints
 from pixel_bert_jax.data.images import ImageError
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.train_state import TrainState
@@ -321,7 +322,7 @@ def test_other_data_under_the_same_workdir(photos, tmp_path):
     workdir.mkdir()
     config = runs.config(**photos.changes, checkpoint__best_metric="photos/match")
     run = Experiment(config)
-    checkpoints = evaluate.open_checkpoints(config, workdir)
+    checkpoints = Checkpoints(workdir, keep=2, metric="photos/match")
     checkpoints.save(zeros(run.target), run.meta)
     checkpoints.close()
     photos.content["annotations"].pop()

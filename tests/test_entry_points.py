@@ -3,13 +3,14 @@
 import json
 import re
 import shlex
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pixel_bert_jax import checkpointing, evaluate
-from pixel_bert_jax.convert import export
+from pixel_bert_jax.convert.pretrained import from_pretrained
 from tests import runs
 
 
@@ -25,8 +26,15 @@ def launch(straight, *flags, **changes):
     return runs.Process(runs.command(where, *flags, config=config)).finish()
 
 
+def convert(*arguments):
+    """Runs `python -m pixel_bert_jax.convert`."""
+    program = [sys.executable, "-m", "pixel_bert_jax.convert"]
+    return runs.Process([*program, *map(str, arguments)]).finish()
+
+
 def figures(output):
-    return dict(re.findall(r"^  (scenes/\w+) +(-?[\d.]+|nan)$", output, re.M))
+    found = re.findall(r"^  (scenes/\w+) +(-?[\d.]+|nan)$", output, re.M)
+    return {name: float(value) for name, value in found}
 
 
 def test_dry_run_opens_no_data(tmp_path):
@@ -40,20 +48,12 @@ def test_dry_run_opens_no_data(tmp_path):
 def test_export_evaluate_and_train_on(straight, tmp_path):
     folder, picture = tmp_path / "model", tmp_path / "scenes.png"
     workdir = f"--workdir={straight.workdir}"
-    # Other flags than those of training: the record is of the training.
-    outcome = launch(
-        straight,
-        workdir,
-        "--mode=export",
-        f"--output={folder}",
-        seed=5,
-        total="9 steps",
-    )
+    outcome = convert("export", straight.workdir, f"--output={folder}")
     assert outcome.code == 0, outcome.output
     record = json.loads((folder / "provenance.json").read_text())
     assert record["seed"] == 0
-    held = export.load(folder).variables
-    assert record["variables_sha256"] == checkpointing.digest(held)
+    held = from_pretrained(folder)
+    assert record["variables_sha256"] == checkpointing.digest(held.variables)
     words = shlex.split(record["command"])
     start = "python -m pixel_bert_jax.main --config=configs/micro.py:micro"
     assert words[:4] == start.split()
@@ -64,7 +64,9 @@ def test_export_evaluate_and_train_on(straight, tmp_path):
     } <= set(words)
     assert "sharding" not in record["command"]  # as in the preset
     assert str(tmp_path) not in record["command"]
-    assert json.loads((folder / "config.json").read_text())["total"] == "12 steps"
+    assert held.config["total"] == "12 steps"
+    assert str(tmp_path.parent) not in (folder / "config.json").read_text()
+    assert held.model.config["layers"] == held.config["model"]["layers"]
 
     own = launch(straight, workdir, "--mode=evaluate")
     assert own.code == 0, own.output
@@ -90,6 +92,32 @@ def test_export_evaluate_and_train_on(straight, tmp_path):
     assert trained.code == 0, trained.output
     assert f"starting from the model in {folder}" in trained.output
     assert len(runs.log(tmp_path / "more")) == 3
+
+    # A workdir is a model as well, and a text half can be had alone.
+    known = {n: v for n, v in record["figures"].items() if v is not None}
+    assert len(known) > 10
+    measured = figures(own.output)
+    assert {n: measured[n] for n in known} == pytest.approx(known, abs=1e-4)
+    text = convert("export", straight.workdir, "--part=text", f"--output={folder}_text")
+    assert text.code == 0, text.output
+    names = {p.name for p in (tmp_path / "model_text").iterdir()}
+    assert names >= {"config.json", "model.safetensors", "vocab.txt"}
+
+
+def test_what_cannot_be_exported(straight, tmp_path):
+    outcome = convert("export", tmp_path / "none", f"--output={tmp_path / 'model'}")
+    assert outcome.code == 2
+    assert "neither a file nor a folder" in outcome.output
+    cnn = ("--part=cnn", "--layout=torchvision", f"--output={tmp_path / 'cnn'}")
+    outcome = convert("export", straight.workdir, *cnn)
+    assert outcome.code == 2
+    assert "torchvision has no such CNN: model.backbone.stem is 'conv3'" in (
+        outcome.output
+    )
+    assert not (tmp_path / "cnn").exists()
+    outcome = convert("export", straight.workdir, f"--output={straight.workdir}")
+    assert outcome.code == 2
+    assert "not empty" in outcome.output
 
 
 def test_evaluation_leaves_a_running_jobs_files_alone(straight):

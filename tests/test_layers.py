@@ -61,6 +61,7 @@ LAYERS = {
     "train": 5,
     "evaluate": 5,
     "inference": 5,
+    "convert.__main__": 6,
     "main": 6,
     "predict": 6,
     "doctor": 6,

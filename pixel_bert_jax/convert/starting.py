@@ -1,8 +1,6 @@
 """Starting weights of a run: `init.text` and `init.cnn`.
 
-A weight names a file, a folder, or a model on the Hugging Face hub (`org/name`, or
-`org/name@revision`), of which the file with the weights and the config are fetched;
-`HF_HUB_OFFLINE=1` looks into the hub's cache alone.
+A weight names a file, a folder, or a model on the Hugging Face hub; see `hub.fetch`.
 """
 
 from __future__ import annotations
@@ -13,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from pixel_bert_jax import trees
 from pixel_bert_jax.convert import bert, resnet
+from pixel_bert_jax.convert.hub import fetch
 from pixel_bert_jax.convert.rules import Report
-from pixel_bert_jax.convert.weights import ENDINGS, FILES, INDEX, open_weights
+from pixel_bert_jax.convert.weights import FILES, open_weights
 from pixel_bert_jax.data.text import VOCABULARY_FILE, load_tokenizer
 from pixel_bert_jax.types import InputError
 
@@ -39,6 +36,11 @@ BERT_FIXED = {
 }
 RESNET_FIXED = {"hidden_act": "relu", "downsample_in_bottleneck": False}
 PARAMS = "params" + trees.SEPARATOR
+# Weights -> what is fetched with them, of a model that is split over files too.
+WANTED = {
+    file: (CONFIG, VOCABULARY_FILE, f"{file}*", f"{Path(file).stem}-*")
+    for file in FILES
+}
 
 
 def load(
@@ -66,7 +68,7 @@ def load(
     arrays: dict[str, np.ndarray] = {}
     reports = {}
     if init["text"]:
-        path = fetch(init["text"])
+        path = fetch(init["text"], WANTED)
         _check_config(path, BERT_FIXED, BERT_FIELDS, model)
         _check_vocabulary(path, vocabulary)
         target = {
@@ -80,7 +82,7 @@ def load(
         arrays |= {PARAMS + name: array for name, array in found.items()}
     if init["cnn"]:
         target = {n: s for n, s in flat.items() if re.fullmatch(resnet.PARTS, n)}
-        path = fetch(init["cnn"])
+        path = fetch(init["cnn"], WANTED)
         _check_config(path, RESNET_FIXED)
         found, reports["cnn"] = resnet.import_resnet(
             open_weights(path),
@@ -91,39 +93,6 @@ def load(
         )
         arrays |= found
     return arrays, reports
-
-
-def fetch(name: str) -> Path:
-    """Returns the file or folder that a name stands for; fetches it from the hub.
-
-    Raises:
-      InputError: it is neither on this machine nor to be had from the hub.
-    """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    repository, _, revision = name.partition("@")
-    elsewhere = name.startswith(("/", "~", ".")) or repository.endswith(ENDINGS)
-    if elsewhere or repository.count("/") > 1:
-        raise InputError(f"no weights at {path}: neither a file nor a folder")
-    # The first kind of file that is there; not the same weights twice.
-    problem: Exception | None = None
-    for file in FILES:
-        wanted = [CONFIG, VOCABULARY_FILE, f"{file}*", f"{Path(file).stem}-*"]
-        try:
-            folder = huggingface_hub.snapshot_download(
-                repository, revision=revision or None, allow_patterns=wanted
-            )
-        except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
-            problem = error
-            continue
-        if (Path(folder) / file).exists() or (Path(folder) / (file + INDEX)).exists():
-            return Path(folder)
-    if problem is None:
-        raise InputError(f"{name!r} on the hub has none of {', '.join(FILES)}")
-    raise InputError(
-        f"{name!r} is no file or folder here, and cannot be had from the hub: {problem}"
-    ) from problem
 
 
 def _check_config(

@@ -5,7 +5,7 @@ import pytest
 
 from configs import pretrain
 from pixel_bert_jax import checkpointing, evaluate
-from pixel_bert_jax.convert import export
+from pixel_bert_jax.convert.pretrained import from_pretrained
 
 NAME = "scenes_tiny_long"
 
@@ -16,7 +16,7 @@ def folder(repository):
 
 
 def test_it_is_whole_and_small(folder):
-    exported = export.load(folder)
+    exported = from_pretrained(folder)
     record = exported.provenance
     assert checkpointing.digest(exported.variables) == record["variables_sha256"]
     assert record["command"].endswith("--config=configs/pretrain.py:tiny_long")
@@ -30,7 +30,7 @@ def test_it_answers_on_scenes_never_trained_on(folder, tmp_path):
     config["data"]["scenes"] |= {"seed": 1001, "evaluate_scenes": 96}
     config["data"]["index_dir"] = str(tmp_path)
     config["mesh"] = {"data": -1}
-    experiment, exported = evaluate.from_exported(config, folder)
+    experiment, exported = evaluate.from_model(config, folder)
     predict = evaluate.predictor(experiment)
     figures = evaluate.run(experiment, exported.variables, predict, oracle=False)
     assert len(jax.devices()) == 8

@@ -1,0 +1,82 @@
+"""Command line: a trained model as a folder, on the hub, or in parts.
+
+    python -m pixel_bert_jax.convert export runs/pretrain_tiny --output=FOLDER
+    python -m pixel_bert_jax.convert export MODEL --part=text --output=FOLDER
+    python -m pixel_bert_jax.convert push MODEL org/name
+
+MODEL is the workdir of a run, of which the best (or newest) checkpoint counts, an
+exported folder, or `org/name@revision` on the Hugging Face hub.
+Exit codes: 0 done, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pixel_bert_jax import types
+from pixel_bert_jax.convert import parts
+from pixel_bert_jax.convert.pretrained import Pretrained
+from pixel_bert_jax.evaluate import load_model
+
+PARTS = ("model", "text", "cnn")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.command == "push":
+            address = load_model(options.model).push_to_hub(
+                options.repository, private=options.private, revision=options.revision
+            )
+            print(f"{options.model} is at {address}")
+        else:
+            export(load_model(options.model), options)
+            print(f"{options.part} of {options.model} written to {options.output}")
+    except types.InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return types.EXIT_BAD_INPUT
+    return types.EXIT_DONE
+
+
+def export(pretrained: Pretrained, options: argparse.Namespace) -> None:
+    """Writes the part that the options name."""
+    if options.part == "model":
+        pretrained.save_pretrained(options.output)
+    elif options.part == "text":
+        parts.export_text(pretrained, options.output)
+    else:
+        parts.export_cnn(pretrained, options.output, options.layout)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    description, _, usage = __doc__.partition("\n")
+    whole = argparse.ArgumentParser(
+        prog="python -m pixel_bert_jax.convert",
+        description=description,
+        epilog=usage,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = whole.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("export", help="write a model, or a part of it")
+    one.add_argument("model", help="workdir, exported folder or hub id")
+    one.add_argument("--output", required=True, help="a new or empty folder")
+    one.add_argument("--part", choices=PARTS, default="model", help="default: model")
+    one.add_argument(
+        "--layout",
+        choices=parts.LAYOUTS,
+        default=parts.LAYOUTS[0],
+        help=f"of the part cnn; default: {parts.LAYOUTS[0]}",
+    )
+    one = commands.add_parser("push", help="upload a model to the Hugging Face hub")
+    one.add_argument("model", help="workdir, exported folder or hub id")
+    one.add_argument("repository", help="org/name")
+    one.add_argument("--private", action="store_true", default=None)
+    one.add_argument("--revision", help="branch, default: the main one")
+    return whole
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,322 @@
+"""A trained model as one object and as a folder of common formats.
+
+`model.safetensors` holds every variable under its path ("params/encoder/...",
+"batch_stats/backbone/..."), `config.json` the resolved config and how images are
+normalised, `vocab.txt` and `tokenizer_config.json` the tokenizer, `provenance.json`
+where the model comes from, and `README.md` is its model card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from pixel_bert_jax import trees
+from pixel_bert_jax.checkpointing import digest
+from pixel_bert_jax.convert import card
+from pixel_bert_jax.convert.hub import HUB_ERRORS, fetch
+from pixel_bert_jax.data import geometry, images
+from pixel_bert_jax.data.text import (
+    CONFIG_FILE,
+    VOCABULARY_FILE,
+    WordPiece,
+    load_tokenizer,
+)
+from pixel_bert_jax.models.pixel_bert import PixelBert
+from pixel_bert_jax.ops import image
+from pixel_bert_jax.types import InputError, Params
+
+WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
+CARD = "README.md"
+FILES = (WEIGHTS, CONFIG, PROVENANCE, VOCABULARY_FILE, CONFIG_FILE)
+# What `ops/image.py` does to pixels, for whoever reads config.json.
+IMAGE_FIELD = "image"
+IMAGE = {
+    "channels": "RGB",
+    "mean": list(image.RGB_MEAN),
+    "std": list(image.RGB_STD),
+}
+CHECKSUM = "variables_sha256"
+SHOWN = 5  # offending paths in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A trained model and all that is needed to use it.
+
+    Attributes:
+      model: the Flax module; `model.apply(variables, **inputs(photos, texts))` runs
+        text and all pixels through the transformer, see `PixelBert`.
+      variables: {"params", "batch_stats"}, numpy float32; the parameters of the heads
+        lie under params/heads.
+      tokenizer: of its texts.
+      config: of the training run, as a plain dict.
+      provenance: plain values: step, SHA-256 of the state, seed, command, figures.
+    """
+
+    model: PixelBert
+    variables: Params
+    tokenizer: WordPiece
+    config: dict[str, Any]
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        variables: Params,
+        config: Mapping[str, Any],
+        tokenizer: WordPiece,
+        provenance: Mapping[str, Any],
+    ) -> Pretrained:
+        """Makes the module that a config describes."""
+        model = PixelBert(config["model"], tokenizer.vocab_size)
+        return cls(model, variables, tokenizer, dict(config), dict(provenance))
+
+    def inputs(
+        self, photos: Sequence[bytes | np.ndarray], texts: Sequence[str]
+    ) -> dict[str, Array]:
+        """Makes the model's inputs of n photos, each with its text.
+
+        Args:
+          photos: n encoded files, or pixels uint8 RGB [h, w, 3].
+          texts: n strings.
+
+        Returns:
+          image [n, 1, H, W, 3], image_size [n, 1, 2], text_ids [n, 1, L] and
+          text_mask [n, 1, L].
+
+        Raises:
+          InputError: other numbers of photos and texts, or a text that is too long.
+          ImageError: a photo cannot be decoded; see `data/images.py`.
+        """
+        data = self.config["data"]
+        length = data["max_text_length"]
+        if len(photos) != len(texts) or not texts:
+            raise InputError(
+                f"expected as many texts as photos and at least one, received "
+                f"{len(photos)} photos and {len(texts)} texts"
+            )
+        rows, cut = self.tokenizer.encode(texts, length)
+        if cut:
+            raise InputError(
+                f"{cut} texts have more than {length} tokens, [CLS] and [SEP] "
+                "included, which is data.max_text_length of this model"
+            )
+        ids = np.full((len(rows), 1, length), self.tokenizer.pad_id, np.int32)
+        mask = np.zeros(ids.shape, bool)
+        for n, row in enumerate(rows):
+            ids[n, 0, : len(row)], mask[n, 0, : len(row)] = row, True
+        pixels = [images.decode(photo) for photo in photos]
+        sizes = np.array([[p.shape[:2] for p in pixels]])  # [1, n, 2]
+        sides = data["source_canvases"]
+        side = sides[int(geometry.choose_source(sizes, sides)[0])]
+        source = np.zeros((len(pixels), 1, side, side, 3), np.uint8)
+        for n, one in enumerate(pixels):
+            images.lay(one, source[n, 0])
+        short, long = data["short_side"], data["long_side"]
+        targets = geometry.target_sizes(sizes, short, long)
+        # A square holds wide and tall photos together.
+        canvases = [geometry.parse_canvas(c) for c in data["canvases"]]
+        canvases.append((long, long))
+        canvas = canvases[int(geometry.choose_canvas(targets, canvases)[0])]
+        laid = geometry.source_sizes(sizes, sides)
+        return {
+            "image": _prepare(source, laid[0, :, None], targets[0, :, None], canvas),
+            "image_size": jnp.asarray(targets[0, :, None]),
+            "text_ids": jnp.asarray(ids),
+            "text_mask": jnp.asarray(mask),
+        }
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the files named at the top of this module into a new or empty folder.
+
+        Raises:
+          InputError: there are files in the folder.
+        """
+        folder = empty_folder(folder)
+        arrays = {
+            path: np.asarray(jax.device_get(leaf))
+            for path, leaf in trees.flatten(self.variables).items()
+        }
+        record = {**self.provenance, CHECKSUM: digest(self.variables)}
+        self.tokenizer.save(folder)
+        for name, content in (
+            (CONFIG, {**self.config, IMAGE_FIELD: IMAGE}),
+            (PROVENANCE, record),
+        ):
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        parameters = sum(leaf.size for leaf in arrays.values())
+        (folder / CARD).write_text(card.text(self.config, record, parameters))
+        save_file(arrays, folder / WEIGHTS, {"format": "flax"})
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Uploads the model's folder to the Hugging Face hub in one commit.
+
+        A model card that is there already stays as it is.
+
+        Args:
+          repository: `org/name`; made if it does not exist.
+          private: of a new repository; None is the organisation's default.
+          revision: branch; None is the main one.
+          token: instead of the one that `hf auth login` stored.
+
+        Returns:
+          The address of the commit.
+
+        Raises:
+          InputError: the hub refuses, or cannot be reached.
+        """
+        hub = huggingface_hub.HfApi(token=token)
+        try:
+            hub.create_repo(repository, private=private, exist_ok=True)
+            kept = hub.file_exists(repository, CARD, revision=revision)
+            with tempfile.TemporaryDirectory() as folder:
+                self.save_pretrained(folder)
+                # `upload_folder` may split a folder over several commits.
+                commit = hub.create_commit(
+                    repository,
+                    [
+                        huggingface_hub.CommitOperationAdd(file.name, file)
+                        for file in sorted(Path(folder).iterdir())
+                        if not (kept and file.name == CARD)
+                    ],
+                    revision=revision,
+                    commit_message="Upload of a model by pixel_bert_jax",
+                )
+        except HUB_ERRORS as error:
+            raise InputError(f"{repository!r} on the hub: {error}") from error
+        return commit.commit_url
+
+
+def from_pretrained(
+    folder_or_hub_id: str | Path, revision: str | None = None
+) -> Pretrained:
+    """Loads a model that `save_pretrained` or `push_to_hub` wrote, bit for bit.
+
+    Args:
+      folder_or_hub_id: a folder, `org/name`, or `org/name@revision`.
+      revision: branch, tag or commit of the hub.
+
+    Raises:
+      InputError: a file is missing or damaged, the variables are of another
+        architecture than the config, or the hub does not have the model.
+    """
+    folder = fetch(str(folder_or_hub_id), {WEIGHTS: FILES}, revision)
+    found = _read(folder)
+    # Which heads there are is the task's affair.
+    core = {n: x for n, x in found.variables["params"].items() if n != "heads"}
+    shapes = jax.eval_shape(found.model.init, jax.random.key(0), **_example())
+    check_fits(found.variables | {"params": core}, shapes, str(folder))
+    return found
+
+
+def empty_folder(name: str | Path) -> Path:
+    """Makes a folder if it is new.
+
+    Raises:
+      InputError: there are files in it, which could be mistaken for the new ones.
+    """
+    folder = Path(name).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty; expected a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_fits(variables: Params, target: Params, where: str) -> None:
+    """Refuses variables of another architecture.
+
+    Args:
+      variables: nested arrays, as loaded.
+      target: nested shapes of the model that they are for.
+      where: names the origin in the message.
+
+    Raises:
+      InputError: with the first offending paths and both shapes.
+    """
+    have, want = trees.flatten(variables), trees.flatten(target)
+    wrong = [
+        f"{path}: there {_shape(have.get(path))}, wanted {_shape(want.get(path))}"
+        for path in sorted(have.keys() | want.keys())
+        if _shape(have.get(path)) != _shape(want.get(path))
+    ]
+    if wrong:
+        raise InputError(
+            f"{where} is of another architecture: {len(wrong)} tensors differ: "
+            + "; ".join(wrong[:SHOWN])
+        )
+
+
+def _read(folder: Path) -> Pretrained:
+    for name in (WEIGHTS, CONFIG, VOCABULARY_FILE, PROVENANCE):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} is no exported model: {name} is missing; expected a folder "
+                "written by `python -m pixel_bert_jax.convert export`"
+            )
+    records = []
+    for name in (CONFIG, PROVENANCE):
+        try:
+            records.append(dict(json.loads((folder / name).read_text())))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{folder / name} is damaged: {error}") from error
+    config, provenance = records
+    normalised = config.pop(IMAGE_FIELD, IMAGE)
+    if normalised != IMAGE:
+        raise InputError(
+            f"{folder / CONFIG}: images were normalised by {normalised}, here they "
+            f"are by {IMAGE}"
+        )
+    try:
+        flat = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS} is damaged: {error}") from error
+    variables = {"params": {}, "batch_stats": {}} | trees.unflatten(flat)
+    checksum = digest(variables)
+    if provenance.get(CHECKSUM, checksum) != checksum:
+        raise InputError(
+            f"{folder / WEIGHTS} is damaged: its variables have the SHA-256 "
+            f"{checksum}, {PROVENANCE} says {provenance[CHECKSUM]}"
+        )
+    return Pretrained.of(variables, config, load_tokenizer(folder), provenance)
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    return None if leaf is None else tuple(leaf.shape)
+
+
+def _example() -> dict[str, np.ndarray]:
+    """Inputs from which the module's parameters follow; they depend on no size."""
+    return {
+        "image": np.zeros((1, 1, 64, 64, 3), np.float32),
+        "image_size": np.full((1, 1, 2), 64, np.int32),
+        "text_ids": np.zeros((1, 1, 3), np.int32),
+        "text_mask": np.ones((1, 1, 3), bool),
+    }
+
+
+@partial(jax.jit, static_argnames="canvas")
+def _prepare(
+    source: Array, source_size: Array, image_size: Array, canvas: tuple[int, int]
+) -> Array:
+    return image.prepare(source, source_size, image_size, canvas)

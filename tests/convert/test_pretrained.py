@@ -1,0 +1,212 @@
+"""Exported folders: bit-equal round trips, and refusals that say what is wrong."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from configs import pretrain
+from pixel_bert_jax import dry_run, trees
+from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
+from pixel_bert_jax.data.text import load_tokenizer
+from pixel_bert_jax.types import InputError
+from tests.convert.hub_server import HubServer
+
+PHOTOS = [(97, 130), (131, 90)]  # (height, width): wide and tall
+
+
+def random_model(seed=0):
+    """A small model with random variables."""
+    config = pretrain.get_config("tiny")
+    config.model.features, config.model.heads, config.model.hidden = 16, 2, 24
+    tokenizer = load_tokenizer("scenes")
+    config.dry_run.vocab_size = tokenizer.vocab_size
+    config = json.loads(config.to_json_best_effort())
+    shapes = jax.eval_shape(dry_run.task_of(config).init, jax.random.key(0))
+    draw = np.random.default_rng(seed).uniform
+    variables = jax.tree.map(
+        lambda leaf: draw(0.1, 1, leaf.shape).astype(np.float32), shapes
+    )
+    record = {"step": 7, "figures": {"scenes/match": 0.5, "scenes/words": None}}
+    return Pretrained.of(variables, config, tokenizer, record)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model()
+
+
+@pytest.fixture
+def folder(tmp_path, model):
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def assert_same(found, model):
+    want, have = trees.flatten(model.variables), trees.flatten(found.variables)
+    assert have.keys() == want.keys()
+    for path, array in want.items():
+        assert have[path].dtype == array.dtype
+        np.testing.assert_array_equal(have[path], array)
+    assert found.config == model.config
+    assert found.provenance["step"] == 7
+    assert found.provenance["figures"] == model.provenance["figures"]
+    assert found.tokenizer.fingerprint == model.tokenizer.fingerprint
+
+
+def photos():
+    draw = np.random.default_rng(0).integers
+    return [draw(0, 256, (*size, 3)).astype(np.uint8) for size in PHOTOS]
+
+
+def test_round_trip_is_bit_equal(folder, model, tmp_path):
+    found = from_pretrained(folder)
+    assert_same(found, model)
+    again = tmp_path / "again"
+    found.save_pretrained(again)
+    for file in folder.iterdir():
+        assert (again / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_the_model_runs_and_batch_mates_change_nothing(model):
+    texts = ["a large red ring", "two blue discs"]
+    both = model.inputs(photos(), texts)
+    assert both["image"].shape == (2, 1, 112, 112, 3)
+    assert both["image_size"].tolist() == [[[84, 112]], [[112, 77]]]
+    out = model.model.apply(model.variables, **both)
+    assert out.pooled.shape == (2, 16)
+    for n, (photo, text) in enumerate(zip(photos(), texts, strict=True)):
+        alone = model.inputs([photo], [text])
+        assert alone["image"].shape[2:4] != both["image"].shape[2:4]
+        one = model.model.apply(model.variables, **alone)
+        np.testing.assert_allclose(one.pooled[0], out.pooled[n], atol=1e-5)
+
+
+def test_inputs_that_do_not_fit(model):
+    with pytest.raises(InputError, match="2 photos and 1 texts"):
+        model.inputs(photos(), ["a ring"])
+    with pytest.raises(InputError, match="1 texts have more than 22 tokens"):
+        model.inputs(photos(), ["a ring", "red " * 30])
+
+
+def test_the_card_tells_facts_and_figures(folder, model):
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "pixel_bert_jax"
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("match", 0.5)
+    count = sum(x.size for x in trees.flatten(model.variables).values())
+    for text in (f"{count:,}", "2 layers of width 16", "| scenes/words | undefined |"):
+        assert text in card.text
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "vocab.txt", "provenance.json"]
+)
+def test_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=name):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_cut_file_is_named(folder, name):
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=name):
+        from_pretrained(folder)
+
+
+def test_a_flipped_bit_is_noticed(folder):
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1000] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged.*SHA-256"):
+        from_pretrained(folder)
+
+
+def edit(file, change):
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_a_config_of_another_model_is_refused(folder):
+    edit(folder / "config.json", lambda c: c["model"].update(layers=3))
+    with pytest.raises(InputError, match=r"16 tensors differ: params/encoder/layer2"):
+        from_pretrained(folder)
+
+
+def test_images_of_another_normalisation_are_refused(folder):
+    edit(folder / "config.json", lambda c: c["image"].update(channels="BGR"))
+    with pytest.raises(InputError, match=r"'BGR'.*here they are"):
+        from_pretrained(folder)
+
+
+def test_nothing_is_overwritten(folder, model):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(InputError, match="not empty"):
+        random_model(seed=1).save_pretrained(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_other_architecture_is_refused_with_both_shapes():
+    variables = {
+        "params": {"encoder": {"kernel": np.zeros((3, 4))}},
+        "batch_stats": {"norm": {"mean": np.zeros(5)}},
+    }
+    target = {
+        "params": {"encoder": {"kernel": np.zeros((3, 5)), "bias": np.zeros(5)}},
+        "batch_stats": variables["batch_stats"],
+    }
+    with pytest.raises(InputError) as caught:
+        check_fits(variables, target, "the folder")
+    text = str(caught.value)
+    assert "params/encoder/kernel" in text and "(3, 4)" in text and "(3, 5)" in text
+    assert "params/encoder/bias" in text and "2 tensors" in text
+    check_fits(variables, variables, "itself")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on this machine, and a cache of its own."""
+    with HubServer() as server:
+        # The client reads the environment when it is imported.
+        for name, value in {
+            "ENDPOINT": server.address,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.address
+            + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+        }.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        yield server
+
+
+def test_pushed_and_loaded_again(hub, model):
+    address = model.push_to_hub("us/tiny", token="hf_secret")
+    assert address.endswith(hub.commits[-1])
+    assert hub.tokens == {"Bearer hf_secret"}
+    assert_same(from_pretrained("us/tiny"), model)
+    first = hub.commits[-1]
+    # A second version: the card stays as somebody may have changed it since.
+    hub.files["README.md"] = b"edited"
+    other = random_model(seed=1)
+    other.push_to_hub("us/tiny", token="hf_secret")
+    assert hub.files["README.md"] == b"edited"
+    assert_same(from_pretrained("us/tiny"), other)
+    assert_same(from_pretrained("us/tiny", revision=first), model)
+    assert_same(from_pretrained(f"us/tiny@{first}"), model)
+
+
+def test_a_hub_that_fails_is_an_error_in_words(hub, model):
+    with pytest.raises(InputError, match="'us/none' is no file or folder here"):
+        from_pretrained("us/none")
+    hub.broken = True
+    with pytest.raises(InputError, match="us/tiny"):
+        model.push_to_hub("us/tiny", token="hf_secret")
+    hub.close()
+    with pytest.raises(InputError, match="cannot be had from the hub"):
+        from_pretrained("us/tiny")
