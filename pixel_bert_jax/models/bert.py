@@ -108,11 +108,14 @@ class EncoderLayer(nn.Module):
 
         drop = nn.Dropout(self.dropout, deterministic=False)
         query, key, value = map(project, ("query", "key", "value"))
-        # Its own softmax in float32 mixes dtypes, which our tests forbid in our code.
+        # JAX's computes the softmax in float32 whatever it is given; Flax's does not,
+        # which serves comparisons in float64.
+        attend = jax.nn.dot_product_attention
+        if self.dtype == jnp.float64:
+            attend = nn.dot_product_attention
+        # Its float32 mixes dtypes, which our tests forbid in our code.
         with jax.numpy_dtype_promotion("standard"):
-            attended = jax.nn.dot_product_attention(
-                query, key, value, mask=mask[:, None, None]
-            )
+            attended = attend(query, key, value, mask=mask[:, None, None])
         attended = attended.reshape(*x.shape[:-1], self.features)
         x = LayerNorm(output=self.dtype, name="attention_norm")(
             x + drop(dense(self.features, "attention_out")(attended))
