@@ -145,6 +145,20 @@ def test_readme_names_the_two_commands():
     assert "bash launch/test.sh" in found
 
 
+def test_readme_python_runs(monkeypatch):
+    """What a comment says of a value is what comes out."""
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        names = {}
+        exec(block, names)
+        claims = re.findall(r"^(\S+)  # (\([\d, ]+\))", block, re.M)
+        assert claims
+        for expression, value in claims:
+            assert str(eval(expression, names)) == value
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_links_and_files_exist(path):
     text = path.read_text()

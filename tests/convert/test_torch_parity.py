@@ -21,7 +21,6 @@ V, L, D, N, HIDDEN, LAYERS, POSITIONS = 96, 11, 32, 4, 64, 3, 24
 EMBEDDING = TextEmbedding(V, POSITIONS, D, 0.0, 0.02)
 ENCODER = Encoder(LAYERS, D, N, HIDDEN, 0.0, 0.02)
 HEAD = MaskedWordHead(D, V, 0.02)
-FULL = pytest.param(True, marks=pytest.mark.slow, id="full")
 
 
 def tensors(model):
@@ -32,16 +31,16 @@ def tensors(model):
     }
 
 
-def bert_shapes():
+def bert_shapes(embedding=EMBEDDING, encoder=ENCODER, head=HEAD):
     def make():
         key, ids = jax.random.key(0), jnp.zeros((1, L), jnp.int32)
-        x = jnp.zeros((1, L, D))
+        x = jnp.zeros((1, L, embedding.features))
+        mask = jnp.ones((1, L), bool)
+        word = jnp.zeros((embedding.vocab_size, embedding.features))
         return {
-            "text": EMBEDDING.init(key, ids, train=False)["params"],
-            "encoder": ENCODER.init(key, x, jnp.ones((1, L), bool), train=False)[
-                "params"
-            ],
-            "heads": {"mlm": HEAD.init(key, x, jnp.zeros((V, D)))["params"]},
+            "text": embedding.init(key, ids, train=False)["params"],
+            "encoder": encoder.init(key, x, mask, train=False)["params"],
+            "heads": {"mlm": head.init(key, x, word)["params"]},
         }
 
     flat = trees.flatten(jax.eval_shape(make))
@@ -49,18 +48,21 @@ def bert_shapes():
 
 
 def close(ours, theirs):
+    """Compares activations; returns the largest difference at unit variance."""
     theirs = np.asarray(theirs)
     scale = max(theirs.std(), 1e-6)
     np.testing.assert_allclose(ours / scale, theirs / scale, atol=TOLERANCE, rtol=0)
+    return float(np.abs(ours - theirs).max() / scale)
 
 
-def test_bert_gives_the_same_in_every_layer():
-    model = torch_models.bert()
-    arrays, report = bert.import_bert(tensors(model), bert_shapes(), "model")
-    assert set(arrays) == set(bert_shapes()) and not report.missing
+def compare_bert(model, embedding, encoder, head):
+    """Returns the largest differences of embedding and layers, and of logits."""
+    shapes = bert_shapes(embedding, encoder, head)
+    arrays, report = bert.import_bert(tensors(model), shapes, "model")
+    assert set(arrays) == set(shapes) and not report.missing
     params = trees.unflatten(arrays)
     random = np.random.default_rng(0)
-    ids = random.integers(0, V, (4, L))
+    ids = random.integers(0, embedding.vocab_size, (4, L))
     mask = np.arange(L) < np.array([L, 7, 3, 1])[:, None]
     with torch.no_grad():
         out = model.bert(
@@ -69,21 +71,49 @@ def test_bert_gives_the_same_in_every_layer():
             output_hidden_states=True,
         )
         logits = model.cls.predictions(out.last_hidden_state)
-    x = EMBEDDING.apply({"params": params["text"]}, ids, train=False)
-    y, state = ENCODER.apply(
+    x = embedding.apply({"params": params["text"]}, ids, train=False)
+    y, state = encoder.apply(
         {"params": params["encoder"]},
         x,
         jnp.asarray(mask),
         train=False,
         capture_intermediates=lambda module, _: (module.name or "").startswith("layer"),
     )
-    layers = [state["intermediates"][f"layer{n}"]["__call__"][0] for n in range(LAYERS)]
-    assert len(out.hidden_states) == LAYERS + 1
-    for ours, theirs in zip([x, *layers], out.hidden_states, strict=True):
+    layers = [
+        state["intermediates"][f"layer{n}"]["__call__"][0]
+        for n in range(encoder.layers)
+    ]
+    hidden = [
         close(np.asarray(ours)[mask], theirs.numpy()[mask])
+        for ours, theirs in zip([x, *layers], out.hidden_states, strict=True)
+    ]
     word = params["text"]["word"]
-    found = HEAD.apply({"params": params["heads"]["mlm"]}, y, word)
-    close(np.asarray(found)[mask], logits.numpy()[mask])
+    found = head.apply({"params": params["heads"]["mlm"]}, y, word)
+    return max(hidden), close(np.asarray(found)[mask], logits.numpy()[mask])
+
+
+def test_bert_gives_the_same_in_every_layer():
+    compare_bert(torch_models.bert(), EMBEDDING, ENCODER, HEAD)
+
+
+@pytest.mark.slow
+def test_bert_base_gives_the_same_in_every_layer():
+    model = torch_models.bert(
+        vocab_size=30522,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        max_position_embeddings=512,
+        initializer_range=0.02,
+    )
+    hidden, logits = compare_bert(
+        model,
+        TextEmbedding(30522, 512, 768, 0.0, 0.02),
+        Encoder(12, 768, 12, 3072, 0.0, 0.02),
+        MaskedWordHead(768, 30522, 0.02),
+    )
+    print(f"BERT-base: layers {hidden:.1e}, logits {logits:.1e}")
 
 
 def test_bert_there_and_back():
@@ -166,20 +196,43 @@ def module_of(depths, widths, inner, groups):
     )
 
 
+WIDTHS = (256, 512, 1024, 2048)
+FULL = {
+    "ResNet-50": dict(
+        depths=(3, 4, 6, 3), widths=WIDTHS, inner=(64, 128, 256, 512), groups=1
+    ),
+    "ResNeXt-152 32x8d": dict(
+        depths=(3, 8, 36, 3), widths=WIDTHS, inner=WIDTHS, groups=32
+    ),
+}
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("size", [(107, 161), (64, 96)])
 def test_resnets_give_the_same_in_every_stage(name, size):
-    case = CASES[name]
+    compare_cnn(CASES[name], size, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_full_size_resnets_give_the_same_in_every_stage(name):
+    differences = compare_cnn(FULL[name], (427, 641), 1)
+    print(f"{name}, stages: {', '.join(f'{x:.1e}' for x in differences)}")
+
+
+def compare_cnn(case, size, count):
+    """Returns the largest difference of each stage."""
     model, module = torch_models.resnet(**case), module_of(**case)
     arrays, report = import_cnn(model, module)
     assert not report.missing
-    image = np.random.default_rng(0).normal(0, 1, (2, 3, *size)).astype(np.float32)
+    image = np.random.default_rng(0).normal(0, 1, (count, 3, *size)).astype(np.float32)
     with torch.no_grad():
         wanted = model(torch.tensor(image))
     found = run_cnn(module, arrays, image, case["depths"])
-    for ours, theirs in zip(found, wanted, strict=True):
-        height, width = theirs.shape[2:]
-        close(ours[:, :, :height, :width], theirs.numpy())
+    return [
+        close(ours[:, :, : theirs.shape[2], : theirs.shape[3]], theirs.numpy())
+        for ours, theirs in zip(found, wanted, strict=True)
+    ]
 
 
 def test_hugging_faces_resnet_equals_torchvisions_and_ours():

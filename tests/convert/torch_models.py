@@ -9,9 +9,9 @@ from torch import nn
 
 
 def bert(seed=0, **fields):
-    """A small `BertForPreTraining` of Hugging Face with random weights."""
+    """Hugging Face's `BertForPreTraining` with random weights, small if not told."""
     torch.manual_seed(seed)
-    config = transformers.BertConfig(
+    small = dict(
         vocab_size=96,
         hidden_size=32,
         num_hidden_layers=3,
@@ -20,8 +20,8 @@ def bert(seed=0, **fields):
         max_position_embeddings=24,
         initializer_range=0.2,
         attn_implementation="eager",
-        **fields,
     )
+    config = transformers.BertConfig(**(small | fields))
     model = transformers.BertForPreTraining(config).eval()
     return randomize(model)
 
