@@ -1,0 +1,95 @@
+"""The official accuracy of VQA (GT-Vision-Lab/VQA, vqaEval.py).
+
+A question's score is the mean over its ten human answers of min(1, n / 3), n being how
+many of the other nine equal the prediction (Antol et al., arXiv 1505.00468).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pixel_bert_jax.data.vqa_answers import clean, normalise
+from pixel_bert_jax.types import InputError
+
+SHOWN = 10  # question ids in a message
+ENOUGH = 3  # others who say the same
+
+
+class Accuracy(NamedTuple):
+    """Scores in percent, rounded to two decimals as the official evaluator does.
+
+    Attributes:
+      overall: mean over all questions.
+      by_answer_type: name -> mean, such as "yes/no", "number", "other".
+      by_question_type: name -> mean, such as "what color is the".
+      by_question: question id -> score.
+    """
+
+    overall: float
+    by_answer_type: dict[str, float]
+    by_question_type: dict[str, float]
+    by_question: dict[int, float]
+
+
+def question_score(prediction: str, annotation: Mapping[str, Any]) -> float:
+    """Returns the score of one question, 0 to 1.
+
+    Args:
+      prediction: any text.
+      annotation: with "answers", records that each have an "answer".
+    """
+    prediction = clean(prediction)
+    records = [{**r, "answer": clean(r["answer"])} for r in annotation["answers"]]
+    # If all people agree, nothing is normalised, on neither side.
+    if len({record["answer"] for record in records}) > 1:
+        records = [{**r, "answer": normalise(r["answer"])} for r in records]
+        prediction = normalise(prediction)
+    scores = []
+    for left_out in records:
+        # Records, not places: one that is there twice leaves twice, as officially.
+        same = sum(r != left_out and r["answer"] == prediction for r in records)
+        scores.append(min(1, same / ENOUGH))
+    return sum(scores) / len(scores)
+
+
+def accuracy(
+    predictions: Mapping[int, str], annotations: Sequence[Mapping[str, Any]]
+) -> Accuracy:
+    """Scores predictions of all annotated questions.
+
+    Args:
+      predictions: question id -> answer.
+      annotations: of the official file: question_id, question_type, answer_type,
+        answers.
+
+    Raises:
+      InputError: a question has no prediction, or a prediction no question; names the
+        first.
+    """
+    known = {annotation["question_id"] for annotation in annotations}
+    for what, ids in (
+        ("questions without a prediction", known - predictions.keys()),
+        ("predictions of other questions", predictions.keys() - known),
+    ):
+        if ids:
+            raise InputError(f"{len(ids)} {what}: {sorted(ids)[:SHOWN]}")
+    if not annotations:
+        raise InputError("no questions to score")
+    scores: dict[int, float] = {}
+    kinds: dict[str, dict[str, list[float]]] = {"answer_type": {}, "question_type": {}}
+    for annotation in annotations:
+        number = annotation["question_id"]
+        scores[number] = question_score(predictions[number], annotation)
+        for kind, groups in kinds.items():
+            groups.setdefault(annotation[kind], []).append(scores[number])
+    return Accuracy(
+        overall=_percent(list(scores.values())),
+        by_answer_type={n: _percent(v) for n, v in kinds["answer_type"].items()},
+        by_question_type={n: _percent(v) for n, v in kinds["question_type"].items()},
+        by_question={n: round(100 * score, 2) for n, score in scores.items()},
+    )
+
+
+def _percent(scores: Sequence[float]) -> float:
+    return round(100 * float(sum(scores)) / len(scores), 2)
