@@ -37,6 +37,7 @@ LAYERS = {
     "data.text": 1,
     "data.images": 1,
     "data.sources": 1,
+    "data.targets": 1,
     "data.vqa_answers": 1,
     "models": 2,
     "data.pipeline": 2,

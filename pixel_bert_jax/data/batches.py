@@ -15,7 +15,7 @@ the index's `max_text_length`, S the bucket's source canvas:
 
 and, from an `EvaluationPlan`, with the same meaning, each slot's negative text and each
 group's other image: negative_ids, negative_mask, other_image, other_source_size,
-other_image_size.
+other_image_size. A task's targets (`targets.py`) are further keys.
 
 The sizes of a hole or of a failed image are (0, 0). One failed image masks its whole
 group, of which corpus, texts and uids stay: the batch is still a pure function of the
@@ -27,12 +27,14 @@ from __future__ import annotations
 import dataclasses
 import threading
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 
 from pixel_bert_jax.data import geometry, images
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
+from pixel_bert_jax.data.targets import Targets
 from pixel_bert_jax.types import Batch
 
 DTYPES = {
@@ -86,6 +88,7 @@ class BatchMaker:
       rows: groups of the global batch to make.
       executor: runs one task an image.
       closing: once set, work ends with `ClosedError`.
+      targets: makes arrays of the texts' annotations.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class BatchMaker:
         rows: slice,
         executor: Executor,
         closing: threading.Event,
+        targets: Targets | None = None,
     ):
         self._plan = plan
         self._index = index
@@ -104,6 +108,7 @@ class BatchMaker:
         self._rows = rows
         self._executor = executor
         self._closing = closing
+        self._targets = targets
 
     def make(self, step: int) -> Made:
         """Returns the batch of a step.
@@ -135,18 +140,31 @@ class BatchMaker:
             arrays["other_source_size"], arrays["other_image_size"] = sizes
             ids, mask = self._texts(corpus, planned.negatives[rows])
             arrays["negative_ids"], arrays["negative_mask"] = ids, mask
+        dtypes = DTYPES | (EVALUATION_DTYPES if planned.negatives is not None else {})
+        if self._targets is not None:
+            arrays |= self._targets.arrays(
+                self._annotations(corpus, texts), texts.shape
+            )
+            dtypes = dtypes | dict(self._targets.dtypes)
         seen, bad = self._read(wanted)
         if bad:
             failed = np.isin(shown, [row for row, _ in bad]).any(axis=1)
             for key in ("image", "source_size", "image_size", "example_mask"):
                 arrays[key][failed] = 0
             arrays["image_id"][failed] = -1
-        dtypes = DTYPES | (EVALUATION_DTYPES if planned.negatives is not None else {})
         ordered = {
             key: np.ascontiguousarray(arrays[key], dtype)
             for key, dtype in dtypes.items()
         }
         return Made(planned.bucket.canvas, ordered, seen, bad)
+
+    def _annotations(self, corpus: np.ndarray, texts: np.ndarray) -> list[Any]:
+        """Returns the annotations of rows [G, K] in order, None for empty slots."""
+        corpora = np.broadcast_to(corpus[:, None], texts.shape)
+        return [
+            self._index.annotation(c, row) if row >= 0 else None
+            for c, row in zip(corpora.flat, texts.flat, strict=True)
+        ]
 
     def _blank(self, image_rows: np.ndarray, source: int) -> np.ndarray:
         return np.zeros((*image_rows.shape, source, source, 3), np.uint8)

@@ -11,8 +11,9 @@ any number of processes may open or build it at once without a lock.
 Blocks, with I images and, for corpus c, T texts:
 
   sizes [I, 2], image_ids [I], image_corpus [I], keys and key_offsets [I + 1]
-  text_image.c [T], tokens.c and token_offsets.c [T + 1], captions.c and
-  caption_offsets.c [T + 1]
+  text_image.c [T], or [T, M] where a text belongs to M images, tokens.c and
+  token_offsets.c [T + 1], captions.c and caption_offsets.c [T + 1], and of annotated
+  texts annotations.c and annotation_offsets.c [T + 1], json
 """
 
 from __future__ import annotations
@@ -126,8 +127,9 @@ class Index:
         return len(self._blocks[f"text_image.{c}"])
 
     def text_image(self, c: int) -> np.ndarray:
-        """Returns int64 [T]: the image row of every text of corpus c."""
-        return self._blocks[f"text_image.{c}"]
+        """Returns int64 [T]: the (first) image row of every text of corpus c."""
+        rows = self._blocks[f"text_image.{c}"]
+        return rows if rows.ndim == 1 else rows[:, 0]
 
     def texts(self, c: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the tokens of texts of corpus c.
@@ -162,6 +164,11 @@ class Index:
         """Returns the original text of row `row` of corpus c."""
         return self._string(f"captions.{c}", f"caption_offsets.{c}", row)
 
+    def annotation(self, c: int, row: int) -> Any:
+        """Returns what the source says of row `row` of corpus c beside the text."""
+        names = f"annotations.{c}", f"annotation_offsets.{c}"
+        return json.loads(self._string(*names, row))
+
     def key(self, image_row: int) -> str:
         """Returns the key of an image inside its source."""
         return self._string("keys", "key_offsets", image_row)
@@ -178,10 +185,20 @@ class Index:
         return source.read(self.key(image_row))
 
     def plan_corpus(self, c: int, weight: float = 1.0) -> plan.Corpus:
-        """Returns corpus c as the plan wants it, with one image a unit (M = 1).
+        """Returns corpus c as the plan wants it; a unit is what a text belongs to.
 
         Images without a text are left out: they could not fill a slot.
         """
+        several = self._blocks[f"text_image.{c}"]
+        if several.ndim > 1:
+            units, unit_of_text = np.unique(several, axis=0, return_inverse=True)
+            return plan.Corpus(
+                name=self.corpora[c],
+                weight=weight,
+                unit_images=units,
+                text_unit=unit_of_text.reshape(-1).astype(np.int32),
+                pictures=np.asarray(self.image_ids[units[:, 0]]),
+            )
         first, last = self.header["image_rows"][c]
         local = np.asarray(self.text_image(c)) - first
         described = np.zeros(last - first, bool)
@@ -290,9 +307,13 @@ def _spot_check(index: Index, c: int, source: Source) -> bool:
         size = (record.height, record.width)
         if (index.key(row), tuple(index.sizes[row])) != (record.key, size):
             return False
-    for row, (key, text) in enumerate(itertools.islice(source.texts(), SPOT_CHECK)):
+    texts = itertools.islice(source.texts(), SPOT_CHECK)
+    for row, (images, text, *annotation) in enumerate(texts):
+        key = images if isinstance(images, str) else images[0]
         stored = (index.key(index.text_image(c)[row]), index.caption(c, row))
         if stored != (key, text):
+            return False
+        if annotation and index.annotation(c, row) != annotation[0]:
             return False
     return True
 

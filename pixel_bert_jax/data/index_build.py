@@ -182,37 +182,49 @@ class _Builder:
     ) -> tuple[int, int]:
         """Returns the number of texts, and of images that have one."""
         folder, total, truncated = self._folder, 0, 0
-        text_image = _Block(folder, f"text_image.{c}", "int64")
+        several = getattr(source, "images_per_text", 1)
+        columns = several if several > 1 else 0
+        text_image = _Block(folder, f"text_image.{c}", "int64", columns)
         tokens = _Ragged(folder, f"tokens.{c}", f"token_offsets.{c}", self._token_dtype)
         captions = _Ragged(folder, f"captions.{c}", f"caption_offsets.{c}", "uint8")
         self._blocks += [text_image, tokens.data, tokens.offsets]
         self._blocks += [captions.data, captions.offsets]
+        annotations = None
+        if getattr(source, "annotated", False):
+            names = f"annotations.{c}", f"annotation_offsets.{c}"
+            annotations = _Ragged(folder, *names, "uint8")
+            self._blocks += [annotations.data, annotations.offsets]
         described: set[int] = set()
         texts = _progress(source.texts(), f"{source.name} texts")
         for chunk in _chunks(texts, CHUNK):
-            known = [(key, text) for key, text in chunk if key in row_of_key]
-            for key, text in chunk:
-                if key not in row_of_key:
+            known = []
+            for images, text, *annotation in chunk:
+                keys = (images,) if isinstance(images, str) else images
+                if all(key in row_of_key for key in keys):
+                    known.append((keys, text, *annotation))
+                else:
                     problems.add(
                         "text of an image that is not listed",
-                        f"{source.name}: image {key!r}, text {text[:60]!r}",
+                        f"{source.name}: image {images!r}, text {text[:60]!r}",
                     )
             if not known:
                 continue
-            rows = [row_of_key[key] for key, _ in known]
+            rows = [[row_of_key[key] for key in keys] for keys, *_ in known]
             encoded, cut = self._tokenizer.encode(
-                [text for _, text in known], self._max_text_length
+                [text for _, text, *_ in known], self._max_text_length
             )
-            for (key, text), ids in zip(known, encoded, strict=True):
+            for (keys, text, *_), ids in zip(known, encoded, strict=True):
                 if len(ids) <= 2:  # [CLS] [SEP]: nothing to learn from, or to mask
                     problems.add(
                         "text without a single token",
-                        f"{source.name}: image {key!r}, text {text[:60]!r}",
+                        f"{source.name}: image {keys[0]!r}, text {text[:60]!r}",
                     )
             text_image.append(rows)
             tokens.extend(encoded)
-            captions.extend_strings(text for _, text in known)
-            described.update(rows)
+            captions.extend_strings(text for _, text, *_ in known)
+            if annotations is not None:
+                annotations.extend_strings(json.dumps(x) for *_, x in known)
+            described.update(itertools.chain.from_iterable(rows))
             total, truncated = total + len(known), truncated + cut
         self.truncated[source.name] = truncated
         return total, len(described)

@@ -36,6 +36,7 @@ from pixel_bert_jax.data.batches import (
 )
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
+from pixel_bert_jax.data.targets import Targets
 from pixel_bert_jax.types import BadImageBudgetError, Batch, InputError, nearest
 
 POLICIES = ("error", "skip")
@@ -87,6 +88,7 @@ class Stream:
         rows: slice | None = None,
         workers: int | None = None,
         prefetch: int = 2,
+        targets: Targets | None = None,
     ):
         """Checks the arguments and starts to read ahead.
 
@@ -108,6 +110,7 @@ class Stream:
           rows: this process's groups of the global batch; None = all.
           workers: threads that read and decode; None = one a core, at most 16.
           prefetch: batches made ahead, at least 1.
+          targets: makes arrays of the texts' annotations.
 
         Raises:
           InputError: an argument is invalid.
@@ -138,7 +141,9 @@ class Stream:
         self.wait_seconds = 0.0
         self._index = index
         self._budget = bad_image_budget
-        self._keys = [*DTYPES, *(EVALUATION_DTYPES if evaluation else ())]
+        self._dtypes = DTYPES | (EVALUATION_DTYPES if evaluation else {})
+        if targets is not None:
+            self._dtypes = self._dtypes | dict(targets.dtypes)
         self._notes: dict[int, tuple[int, list[tuple[int, str]]]] = {}
         self._failure: BaseException | None = None
         self._closing = threading.Event()
@@ -152,6 +157,7 @@ class Stream:
             rows=slice(None) if rows is None else rows,
             executor=self._executor,
             closing=self._closing,
+            targets=targets,
         )
         self._iterator = self._dataset(start, stop, max(prefetch, 1))
         _OPEN.add(self)
@@ -191,7 +197,7 @@ class Stream:
         finally:
             self.wait_seconds += time.perf_counter() - began
         self._account(int(step))
-        batch = dict(zip(self._keys, arrays, strict=True))
+        batch = dict(zip(self._dtypes, arrays, strict=True))
         return Step(int(step), (int(canvas[0]), int(canvas[1])), batch)
 
     def close(self) -> None:
@@ -202,12 +208,11 @@ class Stream:
         self._iterator = None  # its destructor ends TensorFlow's prefetching
 
     def _dataset(self, start: int, stop: int, prefetch: int) -> Any:
-        """Returns an iterator of [step, canvas, *arrays in the order of the keys]."""
+        """Returns an iterator of [step, canvas, *arrays in the order of types]."""
         _hide_gpus()
         # A weak reference: TensorFlow keeps functions longer than their data sets.
         make = functools.partial(_make, weakref.ref(self))
-        dtypes = DTYPES | EVALUATION_DTYPES
-        types = [np.int64, np.int32, *(dtypes[key] for key in self._keys)]
+        types = [np.int64, np.int32, *self._dtypes.values()]
 
         def load(step: tf.Tensor) -> list[tf.Tensor]:
             return tf.numpy_function(make, [step], types)
@@ -233,7 +238,7 @@ class Stream:
         return [
             np.int64(step),
             np.array(made.canvas, np.int32),
-            *(made.arrays[key] for key in self._keys),
+            *(made.arrays[key] for key in self._dtypes),
         ]
 
     def _account(self, step: int) -> None:

@@ -15,6 +15,7 @@ from pixel_bert_jax.data.sources import (
     jsonl,
     karpathy,
     scenes,
+    scenes_tasks,
     visual_genome,
 )
 from pixel_bert_jax.data.sources.base import Source
@@ -26,5 +27,7 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], str, Path | None], Source]] = {
     "jsonl": jsonl.build,
     "karpathy": karpathy.build,
     "scenes": scenes.build,
+    "scenes_nlvr2": scenes_tasks.build_statements,
+    "scenes_vqa": scenes_tasks.build_questions,
     "visual_genome": visual_genome.build,
 }

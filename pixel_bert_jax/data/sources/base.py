@@ -44,7 +44,9 @@ class Source(Protocol):
     """Images with texts, in one on-disk format or generated.
 
     A source may also have `problems`, a `Problems` that `images()` and `texts()` fill;
-    whoever builds an index raises it at the end.
+    whoever builds an index raises it at the end. With `images_per_text` = M > 1 a text
+    has a tuple of M keys, and with `annotated` a third item that json can hold: what
+    is to be learned of it, such as an answer.
 
     Attributes:
       name: the corpus.
@@ -65,7 +67,7 @@ class Source(Protocol):
         """Yields every image once."""
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Yields (image key, text)."""
+        """Yields (image key, text), perhaps with an annotation."""
 
     def read(self, key: str) -> bytes | np.ndarray:
         """Returns an encoded file, or uint8 RGB [h, w, 3] if generated."""

@@ -72,9 +72,9 @@ class ScenesSource:
                 f"scenes have no split {split!r}{nearest(split, SPLITS)}; "
                 f"valid: {', '.join(SPLITS)}."
             )
-        _check_range("seed", seed, 0, 2**32 - 1)
-        _check_range("number of scenes", num_scenes, 1, 2**31 - 1)
-        _check_range("captions_per_scene", captions_per_scene, 1, 50)
+        check_range("seed", seed, 0, 2**32 - 1)
+        check_range("number of scenes", num_scenes, 1, 2**31 - 1)
+        check_range("captions_per_scene", captions_per_scene, 1, 50)
         self.name = name
         self.split = split
         self.seed = int(seed)
@@ -98,12 +98,12 @@ class ScenesSource:
 
     def scene(self, number: int) -> Scene:
         """Returns the objects of one scene, which the oracle reads."""
-        return draw_scene(self._generator(number, _LAYOUT), self.split)
+        return draw_scene(self.generator(number, _LAYOUT), self.split)
 
     def captions(self, number: int, scene: Scene | None = None) -> list[str]:
         """Returns the different captions of a scene, words separated by spaces."""
         scene = self.scene(number) if scene is None else scene
-        generator = self._generator(number, _CAPTIONS)
+        generator = self.generator(number, _CAPTIONS)
         drawn = draw_captions(scene, self.captions_per_scene, generator)
         return [" ".join(words) for words in drawn]
 
@@ -135,14 +135,16 @@ class ScenesSource:
                 f"{self.num_scenes - 1}; received {key!r}."
             )
         number = int(key)
-        return render(self.scene(number), self._generator(number, _PICTURE))
+        return render(self.scene(number), self.generator(number, _PICTURE))
 
-    def _generator(self, number: int, stream: int) -> np.random.Generator:
+    def generator(self, number: int, stream: int) -> np.random.Generator:
+        """Returns the randomness of one stream of one scene."""
         entropy = (self.seed, SPLITS.index(self.split), number, stream)
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 
-def _check_range(what: str, value: Any, low: int, high: int) -> None:
+def check_range(what: str, value: Any, low: int, high: int) -> None:
+    """Raises InputError unless an option is a whole number from low to high."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or not low <= value <= high:
         raise InputError(

@@ -1,0 +1,69 @@
+"""What is to be learned of annotated texts, as arrays of a batch.
+
+A source's annotations are plain json; here they become numbers, made batch by batch, so
+that an index serves any list of answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
+
+
+class Targets(Protocol):
+    """Makes arrays of the annotations of a batch's text slots.
+
+    Attributes:
+      dtypes: key of the batch -> type.
+    """
+
+    dtypes: Mapping[str, Any]
+
+    def arrays(
+        self, annotations: Sequence[Any], shape: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """Returns {key: [G, K, ...]}.
+
+        Args:
+          annotations: of the G K slots in order; None for an empty one.
+          shape: (G, K).
+        """
+
+
+class AnswerTargets:
+    """`answer_scores` float32 [G, K, A]: soft targets of VQA's human answers."""
+
+    dtypes: Mapping[str, Any] = {"answer_scores": np.float32}
+
+    def __init__(self, vocabulary: AnswerVocabulary):
+        """Keeps the answers that have a class."""
+        self.vocabulary = vocabulary
+
+    def arrays(
+        self, annotations: Sequence[Any], shape: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """Returns the scores; an answer without a class has none. See `Targets`."""
+        out = np.zeros((len(annotations), len(self.vocabulary)), np.float32)
+        for row, annotation in zip(out, annotations, strict=True):
+            if annotation is not None:
+                human = (record["answer"] for record in annotation["answers"])
+                for place, score in self.vocabulary.targets(human).items():
+                    row[place] = score
+        return {"answer_scores": out.reshape(*shape, -1)}
+
+
+class TruthTargets:
+    """`label` int32 [G, K]: 1 if a statement is true of its images, else 0."""
+
+    dtypes: Mapping[str, Any] = {"label": np.int32}
+
+    def arrays(
+        self, annotations: Sequence[Any], shape: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """Returns the labels. See `Targets`."""
+        out = [bool(x is not None and x["label"] == "True") for x in annotations]
+        return {"label": np.array(out, np.int32).reshape(shape)}
