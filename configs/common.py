@@ -82,6 +82,7 @@ def base():
             seed=0, train_scenes=20000, evaluate_scenes=1000, captions_per_scene=5
         ),
         tokenizer="",
+        answers="",  # "scenes", a json file, or "": counted in the training split
         max_text_length=32,
         short_side=800,
         long_side=1333,

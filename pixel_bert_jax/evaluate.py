@@ -16,7 +16,8 @@ from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
 from pixel_bert_jax.evaluators import EVALUATORS
 from pixel_bert_jax.evaluators.base import to_host
-from pixel_bert_jax.experiment import Experiment, prepare_images
+from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError, Params
 
@@ -47,7 +48,7 @@ def run(
     _, evaluator = EVALUATORS[experiment.config["task"]["name"]]
     with stream(experiment) as batches:
         return dict(
-            evaluator(experiment.tokenizer, oracle=oracle).run(
+            evaluator(experiment.tokenizer, experiment.answers, oracle=oracle).run(
                 predict, variables, batches, experiment.evaluation_index
             )
         )
@@ -56,7 +57,7 @@ def run(
 def figure_names(experiment: Experiment) -> list[str]:
     """Returns the names of the figures of the held-out examples."""
     _, evaluator = EVALUATORS[experiment.config["task"]["name"]]
-    names = evaluator(experiment.tokenizer, oracle=False).names
+    names = evaluator(experiment.tokenizer, experiment.answers, oracle=False).names
     return names(experiment.evaluation_index)
 
 

@@ -32,12 +32,19 @@ from pixel_bert_jax.data import geometry
 from pixel_bert_jax.data.index import Index, build_or_open
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
 from pixel_bert_jax.data.sources import SOURCES
+from pixel_bert_jax.data.targets import AnswerTargets, Targets, TruthTargets
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
-from pixel_bert_jax.ops import image
+from pixel_bert_jax.data.vqa_answers import (
+    AnswerVocabulary,
+    count_vocabulary,
+    load_answers,
+)
+from pixel_bert_jax.evaluators import EVALUATORS
+from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.masking import Vocabulary
 from pixel_bert_jax.optim import Optimizer
 from pixel_bert_jax.tasks import TASKS
-from pixel_bert_jax.tasks.base import Task, TextSpec
+from pixel_bert_jax.tasks.base import Task
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError, Params, nearest
 
@@ -58,6 +65,7 @@ class Experiment:
         *,
         rebuild_index: bool = False,
         tokenizer: WordPiece | None = None,
+        answers: AnswerVocabulary | None = None,
         devices: Sequence[jax.Device] | None = None,
     ):
         """Checks what can be checked at once.
@@ -66,6 +74,7 @@ class Experiment:
           config: of `configs/`, as a plain dict.
           rebuild_index: build the indexes again.
           tokenizer: instead of the config's (that of a checkpoint).
+          answers: the same of the answer vocabulary.
           devices: instead of all.
 
         Raises:
@@ -84,12 +93,38 @@ class Experiment:
         sharding.check_groups(
             config["groups"], config["optim"]["accumulate"], self.mesh
         )
-        self._tokenizer = tokenizer
+        self._tokenizer, self._answers = tokenizer, answers
 
     @functools.cached_property
     def tokenizer(self) -> WordPiece:
         """The checkpoint's tokenizer, or else that of `data.tokenizer`."""
         return self._tokenizer or load_tokenizer(self.config["data"]["tokenizer"])
+
+    @functools.cached_property
+    def answers(self) -> AnswerVocabulary | None:
+        """The checkpoint's answers, or else those of `data.answers`.
+
+        None if nothing is asked. Without a list they are counted in the training split.
+        """
+        if "answers" not in self.config["objectives"]:
+            return None
+        if self._answers is not None:
+            return self._answers
+        if name := self.config["data"]["answers"]:
+            return load_answers(name, self.root)
+        index = self.train_index
+        return count_vocabulary(
+            index.annotation(c, row)["multiple_choice_answer"]
+            for c in range(len(index.corpora))
+            for row in range(index.num_texts(c))
+        )
+
+    @functools.cached_property
+    def targets(self) -> Targets | None:
+        """Makes arrays of what is to be learned, of annotated texts."""
+        if self.answers is not None:
+            return AnswerTargets(self.answers)
+        return TruthTargets() if "truth" in self.config["objectives"] else None
 
     @functools.cached_property
     def root(self) -> Path | None:
@@ -211,8 +246,10 @@ class Experiment:
         """The held-out examples, each once."""
         evaluation = self.config["eval"]
         sharding.check_evaluation_groups(evaluation["groups"], self.mesh)
+        _, evaluator = EVALUATORS[self.config["task"]["name"]]
         return EvaluationPlan(
             **self._plan_fields("evaluate", self.evaluation_index),
+            partners=evaluator.partners,
             seed=evaluation["seed"],
             groups=evaluation["groups"],
         )
@@ -239,7 +276,8 @@ class Experiment:
             is_continuation=tokenizer.is_continuation,
         )
         length = self.config["data"]["max_text_length"]
-        text = TextSpec(tokenizer.vocab_size, length, vocabulary)
+        answers = len(self.answers) if self.answers is not None else 0
+        text = TextSpec(tokenizer.vocab_size, length, vocabulary, answers)
         return TASKS[self.config["task"]["name"]](self.config, text)
 
     @functools.cached_property
@@ -326,31 +364,8 @@ class Experiment:
                 "lower_case": self.tokenizer.lower_case,
                 "vocabulary": list(self.tokenizer.vocabulary),
             },
+            "answers": None if self.answers is None else list(self.answers.answers),
         }
-
-
-@functools.partial(jax.jit, static_argnames="canvas")
-def prepare_images(
-    batch: dict[str, jax.Array], canvas: tuple[int, int]
-) -> dict[str, jax.Array]:
-    """Resizes and normalises a batch's photos on the device, as a program of its own.
-
-    Args:
-      batch: with `image`, `source_size`, `image_size` and perhaps the `other_` ones,
-        any leading axes.
-      canvas: (height, width), static.
-
-    Returns:
-      The batch with float32 images on the canvas and without the source sizes.
-    """
-    out = dict(batch)
-    for prefix in ("", "other_"):
-        if prefix + "image" in out:
-            source = out.pop(prefix + "source_size")
-            out[prefix + "image"] = image.prepare(
-                out[prefix + "image"], source, out[prefix + "image_size"], canvas
-            )
-    return out
 
 
 def split_batch(batch: dict[str, Any], accumulate: int) -> dict[str, Any]:

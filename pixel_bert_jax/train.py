@@ -20,12 +20,8 @@ from pixel_bert_jax.checks import check_metric
 from pixel_bert_jax.convert import starting
 from pixel_bert_jax.convert.pretrained import check_fits
 from pixel_bert_jax.data.pipeline import Step, Stream
-from pixel_bert_jax.experiment import (
-    Experiment,
-    count_parameters,
-    prepare_images,
-    split_batch,
-)
+from pixel_bert_jax.experiment import Experiment, count_parameters, split_batch
+from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError, NonFiniteError
 
@@ -255,6 +251,7 @@ def train_stream(
         images_before=first * experiment.config["groups"],
         workers=data["workers"],
         prefetch=data["prefetch"],
+        targets=experiment.targets,
     )
 
 

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from pixel_bert_jax import optim, sharding, train_state, train_step, trees
+from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.image import RGB_STD
 from pixel_bert_jax.ops.keys import HOLE
 from pixel_bert_jax.ops.masking import Vocabulary
-from pixel_bert_jax.tasks.base import TextSpec
 from pixel_bert_jax.tasks.pretrain import Pretrain
 
 # Halves the time to compile; what is tested runs for milliseconds.
@@ -106,14 +106,18 @@ def config(**changes: Any) -> dict[str, Any]:
     return out
 
 
-def task(**changes: Any) -> Pretrain:
+def text_spec(answers: int = 0) -> TextSpec:
     vocabulary = Vocabulary(
         special_ids=(0, 1, 2, 3, 4),
         mask_id=4,
         replacement_ids=np.arange(5, VOCAB, dtype=np.int32),
         is_continuation=np.arange(VOCAB) >= 30,
     )
-    return Pretrain(config(**changes), TextSpec(VOCAB, LENGTH, vocabulary))
+    return TextSpec(VOCAB, LENGTH, vocabulary, answers)
+
+
+def task(**changes: Any) -> Pretrain:
+    return Pretrain(config(**changes), text_spec())
 
 
 def batch(

@@ -11,7 +11,8 @@ import pytest
 from configs import pretrain
 from pixel_bert_jax import train_step, trees
 from pixel_bert_jax.data.pipeline import Stream
-from pixel_bert_jax.experiment import Experiment, prepare_images, split_batch
+from pixel_bert_jax.experiment import Experiment, split_batch
+from pixel_bert_jax.ops.image import prepare_images
 
 pytestmark = pytest.mark.slow
 

@@ -27,6 +27,7 @@ LAYERS = {
     "data.partners": 0,
     "data.permutations": 0,
     "data.plan": 0,
+    "data.plan_base": 0,
     "data.plan_layout": 0,
     "data.plan_types": 0,
     "ops": 1,

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pixel_bert_jax import sharding, trees
-from pixel_bert_jax.experiment import prepare_images
+from pixel_bert_jax.ops.image import prepare_images
 from tests import small
 from tests.hlo import collectives
 

@@ -16,8 +16,7 @@ from pixel_bert_jax.data.geometry import parse_canvas, target_size
 from pixel_bert_jax.data.index import build_or_open
 from pixel_bert_jax.data.pipeline import Stream
 from pixel_bert_jax.data.plan import Corpus, EvaluationPlan
-from pixel_bert_jax.experiment import prepare_images
-from pixel_bert_jax.ops.image import RGB_MEAN, RGB_STD
+from pixel_bert_jax.ops.image import RGB_MEAN, RGB_STD, prepare_images
 
 pytestmark = pytest.mark.slow
 

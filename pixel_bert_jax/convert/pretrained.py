@@ -12,7 +12,6 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +131,14 @@ class Pretrained:
         canvases = [geometry.parse_canvas(c) for c in data["canvases"]]
         canvases.append((long, long))
         canvas = canvases[int(geometry.choose_canvas(targets, canvases)[0])]
-        laid = geometry.source_sizes(sizes, sides)
-        return {
-            "image": _prepare(source, laid[0, :, None], targets[0, :, None], canvas),
-            "image_size": jnp.asarray(targets[0, :, None]),
-            "text_ids": jnp.asarray(ids),
-            "text_mask": jnp.asarray(mask),
+        batch = {
+            "image": source,
+            "source_size": geometry.source_sizes(sizes, sides)[0, :, None],
+            "image_size": targets[0, :, None],
+            "text_ids": ids,
+            "text_mask": mask,
         }
+        return image.prepare_images(jax.tree.map(jnp.asarray, batch), canvas=canvas)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the files named at the top of this module into a new or empty folder.
@@ -313,10 +313,3 @@ def _example() -> dict[str, np.ndarray]:
         "text_ids": np.zeros((1, 1, 3), np.int32),
         "text_mask": np.ones((1, 1, 3), bool),
     }
-
-
-@partial(jax.jit, static_argnames="canvas")
-def _prepare(
-    source: Array, source_size: Array, image_size: Array, canvas: tuple[int, int]
-) -> Array:
-    return image.prepare(source, source_size, image_size, canvas)

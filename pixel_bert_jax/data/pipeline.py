@@ -141,7 +141,8 @@ class Stream:
         self.wait_seconds = 0.0
         self._index = index
         self._budget = bad_image_budget
-        self._dtypes = DTYPES | (EVALUATION_DTYPES if evaluation else {})
+        partners = evaluation and plan.partners
+        self._dtypes = DTYPES | (EVALUATION_DTYPES if partners else {})
         if targets is not None:
             self._dtypes = self._dtypes | dict(targets.dtypes)
         self._notes: dict[int, tuple[int, list[tuple[int, str]]]] = {}

@@ -170,6 +170,23 @@ def count_vocabulary(
     return AnswerVocabulary(kept)
 
 
+def load_answers(name: str, root: Path | None) -> AnswerVocabulary:
+    """Returns the answers of that name.
+
+    Args:
+      name: "scenes", the answers to questions about rendered scenes, or a json file.
+      root: what a relative path starts from.
+
+    Raises:
+      InputError: see `read_vocabulary`.
+    """
+    if name == "scenes":
+        from pixel_bert_jax.data.sources.scenes_questions import ANSWERS
+
+        return AnswerVocabulary(ANSWERS)
+    return read_vocabulary((root or Path()) / Path(name).expanduser())
+
+
 def read_vocabulary(path: Path) -> AnswerVocabulary:
     """Reads a list of answers, or {answer: class}, from a json file.
 

@@ -26,10 +26,14 @@ class Probe:
     Attributes:
       tokenizer: of the run.
       oracle: also compute ceilings, where the source has an oracle.
+      partners: each example comes with another picture and a text of another one.
     """
 
-    def __init__(self, tokenizer: WordPiece, *, oracle: bool):
-        """Keeps the arguments."""
+    partners = True
+
+    def __init__(self, tokenizer: WordPiece, answers: Any = None, *, oracle: bool):
+        """Keeps the arguments; there are no answers to know."""
+        del answers
         self.tokenizer = tokenizer
         self.oracle = oracle
 

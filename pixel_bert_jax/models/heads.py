@@ -55,6 +55,32 @@ class MatchHead(nn.Module):
         return classifier(at_least_float32(pooled))
 
 
+class MultilayerHead(nn.Module):
+    """Classifier of one or several [CLS] outputs: dense, GELU, layer norm, dense.
+
+    The form of LXMERT, UNITER and ViLT; the paper says "MLP" (VQA) or nothing (NLVR2).
+
+    Attributes:
+      outputs: number of classes.
+      hidden: width in between; 0 leaves out all but the last layer.
+      init_std: of the kernels.
+    """
+
+    outputs: int
+    hidden: int
+    init_std: float
+
+    @nn.compact
+    def __call__(self, pooled: Array) -> Array:
+        """Maps [..., D] to logits [..., outputs], at least float32."""
+        x = at_least_float32(pooled)
+        start = init(self.init_std)
+        if self.hidden:
+            x = nn.Dense(self.hidden, kernel_init=start, name="transform")(x)
+            x = LayerNorm(name="norm")(nn.gelu(x, approximate=False))
+        return nn.Dense(self.outputs, kernel_init=start, name="classifier")(x)
+
+
 class PixelWordHead(nn.Module):
     """How much each pixel shows each word: their inner product, and a bias a word.
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pixel_bert_jax.objectives.answers import Answers
 from pixel_bert_jax.objectives.base import Objective
 from pixel_bert_jax.objectives.image_words import ImageWords
 from pixel_bert_jax.objectives.itm import ImageTextMatching
 from pixel_bert_jax.objectives.mlm import MaskedLanguageModelling
+from pixel_bert_jax.objectives.truth import Truth
 from pixel_bert_jax.types import InputError, nearest
 
 OBJECTIVES = {
     "mlm": MaskedLanguageModelling,
     "itm": ImageTextMatching,
     "image_words": ImageWords,
+    "answers": Answers,
+    "truth": Truth,
 }
 
 

@@ -19,7 +19,7 @@ from jax import Array
 
 from pixel_bert_jax.models.front_ends import VisualTokens
 from pixel_bert_jax.models.heads import PixelWordHead
-from pixel_bert_jax.objectives.base import Heads
+from pixel_bert_jax.objectives.base import Heads, TextSpec
 from pixel_bert_jax.objectives.views import View
 from pixel_bert_jax.ops.losses import (
     binary_cross_entropy,
@@ -42,15 +42,13 @@ class ImageWords:
     view: str = "clean"
     reads: str = "pixels"
 
-    def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
+    def head(self, model: Mapping[str, Any], text: TextSpec) -> nn.Module:
         """Returns the inner product with the word embedding."""
-        return PixelWordHead(vocab_size, jnp.dtype(model["dtype"]))
+        return PixelWordHead(text.vocab_size, jnp.dtype(model["dtype"]))
 
-    def head_inputs(
-        self, features: int, vocab_size: int
-    ) -> tuple[tuple[int, ...], ...]:
+    def head_inputs(self, features: int, text: TextSpec) -> tuple[tuple[int, ...], ...]:
         """Returns the shapes of pixels and of the word embedding."""
-        return (1, features), (vocab_size, features)
+        return (1, features), (text.vocab_size, features)
 
     def count(self, view: View) -> Array:
         """Returns the number of groups that have a text."""

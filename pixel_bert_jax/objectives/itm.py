@@ -16,7 +16,7 @@ from jax import Array
 
 from pixel_bert_jax.models.heads import MatchHead
 from pixel_bert_jax.models.pixel_bert import Encoded
-from pixel_bert_jax.objectives.base import Heads
+from pixel_bert_jax.objectives.base import Heads, TextSpec
 from pixel_bert_jax.objectives.views import View
 from pixel_bert_jax.ops.losses import cross_entropy, weighted_sum
 from pixel_bert_jax.types import Sums
@@ -35,16 +35,14 @@ class ImageTextMatching:
     view: str = "swapped_masked"
     reads: str = "fused"
 
-    def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
+    def head(self, model: Mapping[str, Any], text: TextSpec) -> nn.Module:
         """Returns a linear classifier."""
-        del vocab_size
+        del text
         return MatchHead(model["init_std"])
 
-    def head_inputs(
-        self, features: int, vocab_size: int
-    ) -> tuple[tuple[int, ...], ...]:
+    def head_inputs(self, features: int, text: TextSpec) -> tuple[tuple[int, ...], ...]:
         """Returns the shape of pooled outputs."""
-        del vocab_size
+        del text
         return ((1, features),)
 
     def count(self, view: View) -> Array:

@@ -16,7 +16,7 @@ from jax import Array
 
 from pixel_bert_jax.models.heads import MaskedWordHead
 from pixel_bert_jax.models.pixel_bert import Encoded
-from pixel_bert_jax.objectives.base import Heads
+from pixel_bert_jax.objectives.base import Heads, TextSpec
 from pixel_bert_jax.objectives.views import View
 from pixel_bert_jax.ops.losses import cross_entropy, weighted_sum
 from pixel_bert_jax.types import Sums
@@ -52,16 +52,16 @@ class MaskedLanguageModelling:
     view: str = "swapped_masked"
     reads: str = "fused"
 
-    def head(self, model: Mapping[str, Any], vocab_size: int) -> nn.Module:
+    def head(self, model: Mapping[str, Any], text: TextSpec) -> nn.Module:
         """Returns BERT's MLM head."""
         dtype = jnp.dtype(model["dtype"])
-        return MaskedWordHead(model["features"], vocab_size, model["init_std"], dtype)
+        return MaskedWordHead(
+            model["features"], text.vocab_size, model["init_std"], dtype
+        )
 
-    def head_inputs(
-        self, features: int, vocab_size: int
-    ) -> tuple[tuple[int, ...], ...]:
+    def head_inputs(self, features: int, text: TextSpec) -> tuple[tuple[int, ...], ...]:
         """Returns the shapes of masked outputs and of the word embedding."""
-        return (1, features), (vocab_size, features)
+        return (1, features), (text.vocab_size, features)
 
     def _weights(self, view: View) -> Array:
         weights = view.masked.weights

@@ -23,6 +23,9 @@ from pixel_bert_jax.types import Batch
 SWAP_PROBABILITY = 0.5  # equal numbers of matched and mismatched pairs (section 3.5)
 
 
+TARGETS = ("answer_scores", "label")  # of `data/targets.py`
+
+
 class ViewSettings(NamedTuple):
     """What the views need beside the batch."""
 
@@ -57,10 +60,12 @@ class View:
     mask: Array  # [G, K] bool, False for empty slots
     unpaired: Array  # [G, K] bool, selected for a swap that found no partner
     masked: MaskedText | None  # leaves [G, K, m]
+    # What a task is to learn of the texts, of TARGETS that the batch has; [G, K, ...].
+    targets: dict[str, Array] = struct.field(default_factory=dict)
 
 
 def clean(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View:
-    """The batch as it is."""
+    """The batch as it is, which is what all fine-tuning reads."""
     del key, step, settings
     mask = batch["example_mask"]
     return View(
@@ -70,6 +75,7 @@ def clean(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View
         mask=mask,
         unpaired=jnp.zeros_like(mask),
         masked=None,
+        targets={name: batch[name] for name in TARGETS if name in batch},
     )
 
 

@@ -8,6 +8,9 @@ exactly zero, and nothing outside the image can reach it.
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -104,3 +107,27 @@ def prepare(
     std = jnp.asarray(RGB_STD, jnp.float32)
     inside = valid_cells(image_size, canvas)[..., None]
     return jnp.where(inside, (pixels - mean) / std, 0.0)
+
+
+@functools.partial(jax.jit, static_argnames="canvas")
+def prepare_images(
+    batch: dict[str, Array], canvas: tuple[int, int]
+) -> dict[str, Array]:
+    """Resizes and normalises a batch's photos on the device, as a program of its own.
+
+    Args:
+      batch: with `image`, `source_size`, `image_size` and perhaps the `other_` ones,
+        any leading axes.
+      canvas: (height, width), static.
+
+    Returns:
+      The batch with float32 images on the canvas and without the source sizes.
+    """
+    out = dict(batch)
+    for prefix in ("", "other_"):
+        if prefix + "image" in out:
+            source = out.pop(prefix + "source_size")
+            out[prefix + "image"] = prepare(
+                out[prefix + "image"], source, out[prefix + "image_size"], canvas
+            )
+    return out

@@ -8,16 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from jax import Array
 
 from pixel_bert_jax.objectives.views import View
-from pixel_bert_jax.ops.masking import Vocabulary
 from pixel_bert_jax.types import Batch, Params, Sums
-
-
-class TextSpec(NamedTuple):
-    """What a task must know of the tokenizer."""
-
-    vocab_size: int
-    max_text_length: int
-    vocabulary: Vocabulary
 
 
 class Losses(NamedTuple):

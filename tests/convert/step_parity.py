@@ -207,7 +207,7 @@ def outputs(run, state, arrays):
     task = run.task
     small_arrays = {k: x for k, x in arrays.items() if k != "image"}
     (view,) = task.views(small_arrays, state.rng, state.step).values()
-    core, heads = task._bind(state.variables)
+    core, heads = task.bind(state.variables)
     pixels, _ = task.model.apply(
         core,
         arrays["image"],

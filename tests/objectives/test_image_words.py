@@ -13,7 +13,7 @@ from tests import small
 
 GROUPS, IMAGES, TEXTS, CELLS, FEATURES = 5, 2, 3, 4, 6
 (OBJECTIVE,) = objectives.build({"image_words": {"weight": 0.5}})
-HEAD = OBJECTIVE.head({"dtype": "float32"}, small.VOCAB)
+HEAD = OBJECTIVE.head({"dtype": "float32"}, small.text_spec())
 
 
 @functools.cache

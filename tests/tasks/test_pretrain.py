@@ -63,7 +63,7 @@ def test_blanked_and_other_see_no_own_pixel():
 
 def test_masked_only_logits_equal_the_full_projection():
     task, variables = run().task, run().state().variables
-    _, heads = task._bind(variables)
+    _, heads = task.bind(variables)
     random = np.random.default_rng(0)
     text = jnp.asarray(random.normal(0, 1, (4, small.LENGTH, 16)), jnp.float32)
     positions = random.integers(0, small.LENGTH, (4, 3)).astype(np.int32)

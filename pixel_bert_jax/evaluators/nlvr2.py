@@ -1,0 +1,56 @@
+"""Held-out figures of NLVR2: accuracy and consistency as the official script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pixel_bert_jax.data.index import Index
+from pixel_bert_jax.evaluators.base import Predict
+from pixel_bert_jax.evaluators.nlvr2_scores import LABELS, scores
+from pixel_bert_jax.types import Params
+
+
+class Nlvr2Evaluator:
+    """Scores the predictions of `Nlvr2.judge`.
+
+    Attributes:
+      partners: examples come alone.
+    """
+
+    partners = False
+
+    def __init__(self, tokenizer: Any, answers: Any = None, *, oracle: bool):
+        """Needs none of the arguments: whoever reads the scenes is always right."""
+        del tokenizer, answers, oracle
+
+    def names(self, index: Index) -> list[str]:
+        """Returns the names of all figures that `run` gives for an index."""
+        figures = ("statements", "accuracy", "consistency")
+        return [f"{corpus}/{figure}" for corpus in index.corpora for figure in figures]
+
+    def run(
+        self, predict: Predict, variables: Params, stream: Any, index: Index
+    ) -> Iterator[tuple[str, float]]:
+        """Yields `corpus/statements`, `accuracy` and `consistency`, shares of 1."""
+        found = self.predictions(predict, variables, stream, index)
+        for c, corpus in enumerate(index.corpora):
+            rows = range(index.num_texts(c))
+            scored = scores(found[c], [index.annotation(c, row) for row in rows])
+            yield f"{corpus}/statements", float(len(rows))
+            yield f"{corpus}/accuracy", scored.accuracy
+            yield f"{corpus}/consistency", scored.consistency
+
+    def predictions(
+        self, predict: Predict, variables: Params, stream: Any, index: Index
+    ) -> list[dict[str, str]]:
+        """Returns {identifier: "True" or "False"} for each corpus."""
+        found: list[dict[str, str]] = [{} for _ in index.corpora]
+        for step in stream:
+            out = predict(variables, step)
+            batch = step.batch
+            for g, k in zip(*batch["example_mask"].nonzero(), strict=True):
+                c, row = int(batch["corpus"][g]), int(batch["example_uid"][g, k, 1])
+                name = index.annotation(c, row)["identifier"]
+                found[c][name] = LABELS[int(out["log_odds"][g, k] > 0)]
+        return found

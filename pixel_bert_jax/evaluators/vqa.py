@@ -1,0 +1,92 @@
+"""Held-out figures of visual question answering: the official accuracy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pixel_bert_jax.data.index import Index
+from pixel_bert_jax.data.text import WordPiece
+from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
+from pixel_bert_jax.evaluators.base import Predict
+from pixel_bert_jax.evaluators.vqa_accuracy import accuracy
+from pixel_bert_jax.types import Params
+
+
+class VqaEvaluator:
+    """Scores the predictions of `Vqa.answer`.
+
+    Attributes:
+      answers: the classes.
+      oracle: also score the most common answer, where the source is generated.
+      partners: examples come alone.
+    """
+
+    partners = False
+
+    def __init__(
+        self, tokenizer: WordPiece, answers: AnswerVocabulary, *, oracle: bool
+    ):
+        """Keeps the arguments; texts are not looked at."""
+        del tokenizer
+        self.answers = answers
+        self.oracle = oracle
+
+    def names(self, index: Index) -> list[str]:
+        """Returns the names of all figures that `run` gives for an index."""
+        names = []
+        for c, corpus in enumerate(index.corpora):
+            kinds = {
+                _name(annotation[field])
+                for annotation in self._annotations(index, c)
+                for field in ("answer_type", "question_type")
+            }
+            names += [f"{corpus}/questions", f"{corpus}/accuracy"]
+            names += [f"{corpus}/{kind}" for kind in sorted(kinds)]
+        return names
+
+    def run(
+        self, predict: Predict, variables: Params, stream: Any, index: Index
+    ) -> Iterator[tuple[str, float]]:
+        """Yields figures named `corpus/figure`, accuracies in percent.
+
+        Figures: `questions`; `accuracy`; `accuracy_...`, of each answer and question
+        type; with an oracle `accuracy_oracle`.
+        """
+        found = self.predictions(predict, variables, stream, index)
+        for c, corpus in enumerate(index.corpora):
+            annotations = list(self._annotations(index, c))
+            scored = accuracy(found[c], annotations)
+            yield f"{corpus}/questions", float(len(annotations))
+            yield f"{corpus}/accuracy", scored.overall
+            for kinds in (scored.by_answer_type, scored.by_question_type):
+                for kind, value in kinds.items():
+                    yield f"{corpus}/{_name(kind)}", value
+            if self.oracle and not index.sources[c].files():
+                best = {
+                    a["question_id"]: a["multiple_choice_answer"] for a in annotations
+                }
+                yield f"{corpus}/accuracy_oracle", accuracy(best, annotations).overall
+
+    def predictions(
+        self, predict: Predict, variables: Params, stream: Any, index: Index
+    ) -> list[dict[int, str]]:
+        """Returns {question id: answer} for each corpus."""
+        found: list[dict[int, str]] = [{} for _ in index.corpora]
+        for step in stream:
+            out = predict(variables, step)
+            batch = step.batch
+            for g, k in zip(*batch["example_mask"].nonzero(), strict=True):
+                c, row = int(batch["corpus"][g]), int(batch["example_uid"][g, k, 1])
+                question = index.annotation(c, row)["question_id"]
+                found[c][question] = self.answers.answers[int(out["answer"][g, k])]
+        return found
+
+    @staticmethod
+    def _annotations(index: Index, c: int) -> Iterator[dict[str, Any]]:
+        return (index.annotation(c, row) for row in range(index.num_texts(c)))
+
+
+def _name(kind: str) -> str:
+    return "accuracy_" + re.sub(r"\W+", "_", kind).strip("_")

@@ -1,0 +1,37 @@
+"""Natural language for visual reasoning over two images (section 4.3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from pixel_bert_jax.objectives.base import TextSpec
+from pixel_bert_jax.objectives.truth import joined
+from pixel_bert_jax.tasks.objective_task import ObjectiveTask
+from pixel_bert_jax.types import Batch, Params
+
+
+class Nlvr2(ObjectiveTask):
+    """Judges statements about pairs of images with all their pixels."""
+
+    def __init__(self, config: Mapping[str, Any], text: TextSpec) -> None:
+        """Builds model and objectives from the whole run's config."""
+        super().__init__(config, text)
+        self.predict = {"judge": self.judge}
+
+    def judge(self, variables: Params, batch: Batch) -> dict[str, Array]:
+        """Returns how likely each statement is true.
+
+        Args:
+          variables: parameters and running statistics.
+          batch: with prepared images [G, 2, H, W, 3].
+
+        Returns:
+          log_odds: [G, K] float32 of true against false.
+        """
+        encoded, heads = self.encode(variables, batch)
+        logits = heads["truth"](joined(encoded.pooled, batch["text_ids"].shape[:2]))
+        return {"log_odds": (logits[..., 1] - logits[..., 0]).astype(jnp.float32)}
