@@ -128,7 +128,9 @@ def base():
     config.eval = dict(every="1 epochs", seed=0, groups=32, oracle=False)
     config.log = dict(every=50)
     # shards: devices that a batch is split over; vocab_size: no tokenizer is opened.
-    config.dry_run = dict(shards=1, vocab_size=30522, images=10_000)
+    config.dry_run = dict(
+        shards=1, vocab_size=30522, answers=3129, images=10_000, images_per_group=1
+    )
     config.init = dict(model="", text="", cnn="", allow_scratch=True)
     return config.lock()
 

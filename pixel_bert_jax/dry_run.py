@@ -78,7 +78,8 @@ def task_of(config: Mapping[str, Any]) -> Task:
     vocabulary = Vocabulary(
         (0, 1, 2, 3, 4), 4, np.arange(5, size, dtype=np.int32), np.zeros(size, bool)
     )
-    text = TextSpec(size, config["data"]["max_text_length"], vocabulary)
+    length, answers = config["data"]["max_text_length"], config["dry_run"]["answers"]
+    text = TextSpec(size, length, vocabulary, answers)
     return TASKS[config["task"]["name"]](config, text)
 
 
@@ -179,17 +180,22 @@ def _batch_shapes(
     config: Mapping[str, Any], groups: int, canvas: tuple[int, int], mesh: Any
 ) -> Batch:
     texts, length = config["texts_per_group"], config["data"]["max_text_length"]
+    images, answers = (config["dry_run"][n] for n in ("images_per_group", "answers"))
     split = jax.sharding.NamedSharding(mesh, sharding.BATCH_SPEC)
     shapes = {
-        "image": ((1, *canvas, 3), jnp.float32),
-        "image_size": ((1, 2), jnp.int32),
-        "image_id": ((1,), jnp.int32),
+        "image": ((images, *canvas, 3), jnp.float32),
+        "image_size": ((images, 2), jnp.int32),
+        "image_id": ((images,), jnp.int32),
         "corpus": ((), jnp.int32),
         "text_ids": ((texts, length), jnp.int32),
         "text_mask": ((texts, length), jnp.bool_),
         "example_uid": ((texts, 2), jnp.uint32),
         "example_mask": ((texts,), jnp.bool_),
     }
+    if "answers" in config["objectives"]:
+        shapes["answer_scores"] = ((texts, answers), jnp.float32)
+    if "truth" in config["objectives"]:
+        shapes["label"] = ((texts,), jnp.int32)
     return {
         name: jax.ShapeDtypeStruct((1, groups, *shape), dtype, sharding=split)
         for name, (shape, dtype) in shapes.items()

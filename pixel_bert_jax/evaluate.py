@@ -14,6 +14,7 @@ from pixel_bert_jax.checkpointing import BEST, FOLDER, LATEST, Checkpoints
 from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
+from pixel_bert_jax.data.vqa_answers import AnswerVocabulary, load_answers
 from pixel_bert_jax.evaluators import EVALUATORS
 from pixel_bert_jax.evaluators.base import to_host
 from pixel_bert_jax.experiment import Experiment
@@ -105,9 +106,14 @@ def from_workdir(
     devices = None
     if config is None:
         config, devices = {**meta["config"], "mesh": {"data": 1}}, jax.devices()[:1]
-    _check_same_model(meta["config"], config, tokenizer, where)
+    answers = AnswerVocabulary(meta["answers"]) if meta.get("answers") else None
+    _check_same_model(meta["config"], config, tokenizer, answers, where)
     experiment = Experiment(
-        config, rebuild_index=rebuild_index, tokenizer=tokenizer, devices=devices
+        config,
+        rebuild_index=rebuild_index,
+        tokenizer=tokenizer,
+        answers=answers,
+        devices=devices,
     )
     state = checkpoints.restore(experiment.stored_target(meta["config"]), which)
     checkpoints.close()
@@ -142,7 +148,9 @@ def load_model(name: str | Path) -> Pretrained:
     places = dict.fromkeys(checks.PLACES, "")
     config = trees.unflatten(trees.flatten(config) | places)
     variables = jax.device_get(state.variables)
-    return Pretrained.of(variables, config, experiment.tokenizer, provenance)
+    return Pretrained.of(
+        variables, config, experiment.tokenizer, provenance, experiment.answers
+    )
 
 
 def from_model(
@@ -160,18 +168,25 @@ def from_model(
     """
     found = load_model(name)
     where = f"the model in {name}"
-    _check_same_model(found.config, config, found.tokenizer, where)
+    _check_same_model(found.config, config, found.tokenizer, found.answers, where)
     experiment = Experiment(
-        config, rebuild_index=rebuild_index, tokenizer=found.tokenizer
+        config,
+        rebuild_index=rebuild_index,
+        tokenizer=found.tokenizer,
+        answers=found.answers,
     )
     check_fits(found.variables, experiment.variable_shapes, where)
     return experiment, found
 
 
 def _check_same_model(
-    old: Mapping[str, Any], new: Mapping[str, Any], tokenizer: WordPiece, where: str
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    tokenizer: WordPiece,
+    answers: AnswerVocabulary | None,
+    where: str,
 ) -> None:
-    """Compares what a model is: architecture, heads and vocabulary.
+    """Compares what a model is: architecture, heads, vocabulary and answers.
 
     How it was trained may differ, and what it is evaluated on.
 
@@ -179,6 +194,7 @@ def _check_same_model(
       old: config that the model was trained with.
       new: config of this launch.
       tokenizer: of the model.
+      answers: of the model.
       where: names the model in the message.
 
     Raises:
@@ -198,6 +214,14 @@ def _check_same_model(
             raise InputError(
                 f"{where} has another vocabulary ({tokenizer.vocab_size} words) than "
                 f"data.tokenizer = {name!r} ({asked.vocab_size})"
+            )
+    name = new["data"].get("answers", "")
+    if answers is not None and name and name != old["data"].get("answers"):
+        listed = load_answers(name, None)
+        if listed.fingerprint != answers.fingerprint:
+            raise InputError(
+                f"{where} has {len(answers)} answers, data.answers = {name!r} has "
+                f"{len(listed)}, or another order"
             )
 
 

@@ -15,10 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from pixel_bert_jax import checkpointing, evaluate, metrics, sharding, trees
+from pixel_bert_jax import checkpointing, evaluate, metrics, sharding
 from pixel_bert_jax.checks import check_metric
 from pixel_bert_jax.convert import starting
-from pixel_bert_jax.convert.pretrained import check_fits
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import Experiment, count_parameters, split_batch
 from pixel_bert_jax.ops.image import prepare_images
@@ -167,6 +166,11 @@ def restore_or_create(
     meta = checkpoints.read_meta()
     where = f"the checkpoint in {workdir}"
     checkpointing.check_same_config(meta["config"], config, where)
+    if meta.get("answers") != experiment.meta["answers"]:
+        raise InputError(
+            f"{where} has other answers, or another order of them, than data.answers "
+            f"= {config['data']['answers']!r}; give another --workdir"
+        )
     for name, now in (
         ("plan", experiment.train_plan.fingerprint),
         ("index", experiment.train_index.fingerprint),
@@ -206,9 +210,11 @@ def create(experiment: Experiment) -> TrainState:
                 f"{experiment.config['data']['tokenizer']!r} "
                 f"({experiment.tokenizer.vocab_size})"
             )
-        check_fits(found.variables, experiment.variable_shapes, name)
-        print(f"starting from the model in {name}", file=sys.stderr)
-        return experiment.create_state(trees.flatten(found.variables))
+        arrays, report = starting.adopt(
+            found, experiment.config["model"], experiment.variable_shapes, name
+        )
+        print(f"starting from the model in {name}: {report}", file=sys.stderr)
+        return experiment.create_state(arrays)
     if len(parts) < 2 and not init["allow_scratch"]:
         raise InputError(
             "this size starts from weights: init.model names none, and "

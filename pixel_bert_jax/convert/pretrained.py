@@ -2,8 +2,9 @@
 
 `model.safetensors` holds every variable under its path ("params/encoder/...",
 "batch_stats/backbone/..."), `config.json` the resolved config and how images are
-normalised, `vocab.txt` and `tokenizer_config.json` the tokenizer, `provenance.json`
-where the model comes from, and `README.md` is its model card.
+normalised, `vocab.txt` and `tokenizer_config.json` the tokenizer, `answers.json` the
+answers if it has some, `provenance.json` where the model comes from, and `README.md` is
+its model card.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from pixel_bert_jax.data.text import (
     WordPiece,
     load_tokenizer,
 )
+from pixel_bert_jax.data.vqa_answers import AnswerVocabulary, read_vocabulary
 from pixel_bert_jax.models.pixel_bert import PixelBert
 from pixel_bert_jax.ops import image
 from pixel_bert_jax.types import InputError, Params
 
 WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
-CARD = "README.md"
-FILES = (WEIGHTS, CONFIG, PROVENANCE, VOCABULARY_FILE, CONFIG_FILE)
+CARD, ANSWERS = "README.md", "answers.json"
+FILES = (WEIGHTS, CONFIG, PROVENANCE, VOCABULARY_FILE, CONFIG_FILE, ANSWERS)
 # What `ops/image.py` does to pixels, for whoever reads config.json.
 IMAGE_FIELD = "image"
 IMAGE = {
@@ -64,6 +66,7 @@ class Pretrained:
       tokenizer: of its texts.
       config: of the training run, as a plain dict.
       provenance: plain values: step, SHA-256 of the state, seed, command, figures.
+      answers: the classes of a model that answers questions.
     """
 
     model: PixelBert
@@ -71,6 +74,7 @@ class Pretrained:
     tokenizer: WordPiece
     config: dict[str, Any]
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    answers: AnswerVocabulary | None = None
 
     @classmethod
     def of(
@@ -79,10 +83,11 @@ class Pretrained:
         config: Mapping[str, Any],
         tokenizer: WordPiece,
         provenance: Mapping[str, Any],
+        answers: AnswerVocabulary | None = None,
     ) -> Pretrained:
         """Makes the module that a config describes."""
         model = PixelBert(config["model"], tokenizer.vocab_size)
-        return cls(model, variables, tokenizer, dict(config), dict(provenance))
+        return cls(model, variables, tokenizer, dict(config), dict(provenance), answers)
 
     def inputs(
         self, photos: Sequence[bytes | np.ndarray], texts: Sequence[str]
@@ -158,6 +163,9 @@ class Pretrained:
             (PROVENANCE, record),
         ):
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        if self.answers is not None:
+            listed = json.dumps(self.answers.answers, indent=0, ensure_ascii=False)
+            (folder / ANSWERS).write_text(listed + "\n")
         parameters = sum(leaf.size for leaf in arrays.values())
         (folder / CARD).write_text(card.text(self.config, record, parameters))
         save_file(arrays, folder / WEIGHTS, {"format": "flax"})
@@ -298,7 +306,10 @@ def _read(folder: Path) -> Pretrained:
             f"{folder / WEIGHTS} is damaged: its variables have the SHA-256 "
             f"{checksum}, {PROVENANCE} says {provenance[CHECKSUM]}"
         )
-    return Pretrained.of(variables, config, load_tokenizer(folder), provenance)
+    answers = None
+    if (folder / ANSWERS).is_file():
+        answers = read_vocabulary(folder / ANSWERS)
+    return Pretrained.of(variables, config, load_tokenizer(folder), provenance, answers)
 
 
 def _shape(leaf: Any) -> tuple[int, ...] | None:

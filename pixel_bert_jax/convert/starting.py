@@ -16,10 +16,11 @@ import numpy as np
 from pixel_bert_jax import trees
 from pixel_bert_jax.convert import bert, resnet
 from pixel_bert_jax.convert.hub import fetch
+from pixel_bert_jax.convert.pretrained import Pretrained, check_fits
 from pixel_bert_jax.convert.rules import Report
 from pixel_bert_jax.convert.weights import FILES, open_weights
 from pixel_bert_jax.data.text import VOCABULARY_FILE, load_tokenizer
-from pixel_bert_jax.types import InputError
+from pixel_bert_jax.types import InputError, Params
 
 CONFIG = "config.json"
 # Field of BERT's config.json -> field of config.model, and values that are built in.
@@ -34,6 +35,11 @@ BERT_FIXED = {
     "layer_norm_eps": 1e-12,
     "position_embedding_type": "absolute",
 }
+# Fields of config.model that a trained model shares with what goes on from it.
+ARCHITECTURE = (
+    *("backbone", "front_end", "features", "layers", "heads", "hidden"),
+    "max_positions",
+)
 RESNET_FIXED = {"hidden_act": "relu", "downsample_in_bottleneck": False}
 PARAMS = "params" + trees.SEPARATOR
 # Weights -> what is fetched with them, of a model that is split over files too.
@@ -93,6 +99,72 @@ def load(
         )
         arrays |= found
     return arrays, reports
+
+
+def adopt(
+    found: Pretrained, model: Mapping[str, Any], shapes: Params, where: str
+) -> tuple[dict[str, np.ndarray], Report]:
+    """Takes over a trained model, perhaps for another task.
+
+    All but the heads has to fit. A head that both have is taken over; one that only
+    the new task has starts anew.
+
+    Args:
+      found: the trained model.
+      model: config.model of the run.
+      shapes: {"params", "batch_stats"}, nested shapes of the run's model.
+      where: names the trained model in messages.
+
+    Returns:
+      {path: array} and what became of everything.
+
+    Raises:
+      InputError: another architecture; lists the differences.
+    """
+    there = found.config["model"]
+    differences = [
+        f"{name}: there {there[name]}, wanted {_plain(model[name])}"
+        for name in ARCHITECTURE
+        if _same(there[name]) != _same(_plain(model[name]))
+    ]
+    if differences:
+        raise InputError(
+            f"{where} is of another architecture: model." + "; model.".join(differences)
+        )
+    have, want = trees.flatten(found.variables), trees.flatten(shapes)
+    heads = {_head_of(path) for path in want} & {_head_of(path) for path in have}
+    loaded, missing = {}, []
+    for path in want:
+        if _head_of(path) in heads:
+            loaded[path] = path
+        else:
+            missing.append(path)
+    unused = [path for path in have if _head_of(path) not in heads]
+    check_fits(
+        trees.unflatten({p: x for p, x in have.items() if p not in unused}),
+        trees.unflatten({p: want[p] for p in loaded}),
+        where,
+    )
+    report = Report(loaded, [], unused, missing)
+    return {path: np.asarray(have[path]) for path in loaded}, report
+
+
+def _head_of(path: str) -> str:
+    """Returns the name of the head that a path belongs to, "" if to none."""
+    parts = path.split(trees.SEPARATOR)
+    return parts[2] if parts[:2] == ["params", "heads"] else ""
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples, as json has them."""
+    return json.loads(json.dumps(value))
+
+
+def _same(value: Any) -> Any:
+    """What of a field has to be equal: how much of a CNN is trained need not."""
+    if isinstance(value, Mapping):
+        return {k: v for k, v in value.items() if k != "frozen_stages"}
+    return value
 
 
 def _check_config(

@@ -14,9 +14,11 @@ from pixel_bert_jax.data.sources import (
     flickr,
     jsonl,
     karpathy,
+    nlvr2,
     scenes,
     scenes_tasks,
     visual_genome,
+    vqa,
 )
 from pixel_bert_jax.data.sources.base import Source
 
@@ -26,8 +28,10 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], str, Path | None], Source]] = {
     "flickr": flickr.build,
     "jsonl": jsonl.build,
     "karpathy": karpathy.build,
+    "nlvr2": nlvr2.build,
     "scenes": scenes.build,
     "scenes_nlvr2": scenes_tasks.build_statements,
     "scenes_vqa": scenes_tasks.build_questions,
     "visual_genome": visual_genome.build,
+    "vqa": vqa.build,
 }

@@ -18,7 +18,10 @@ from pixel_bert_jax.types import InputError
 _COCO_NAME = re.compile(r"(?:^|.*_)(\d{12})$")
 
 # Fields of a corpus that name files or folders, in any format.
-PATH_FIELDS = ("annotations", "sizes", "split_list", "images")
+PATH_FIELDS = (
+    *("annotations", "questions", "answers"),
+    *("sizes", "split_list", "images"),
+)
 
 
 class Listed(NamedTuple):
