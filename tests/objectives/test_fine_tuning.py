@@ -1,0 +1,88 @@
+"""The objectives of VQA and NLVR2, in closed form."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pixel_bert_jax import objectives
+from pixel_bert_jax.models.pixel_bert import Encoded
+from pixel_bert_jax.objectives.truth import joined
+from pixel_bert_jax.objectives.views import VIEWS
+from pixel_bert_jax.types import InputError
+from tests import small
+
+D, ANSWERS = 16, 7
+MODEL = {"features": D, "init_std": 0.2}
+
+
+def view_of(batch):
+    task = small.task()
+    return VIEWS["clean"](batch, jax.random.key(0), jnp.zeros(()), task.settings)
+
+
+def bound(objective, text):
+    head = objective.head(MODEL, text)
+    shapes = objective.head_inputs(D, text)
+    params = head.init(jax.random.key(1), *(jnp.zeros(s) for s in shapes))
+    return {objective.name: functools.partial(head.apply, params)}
+
+
+def encoded(pairs):
+    pooled = jax.random.normal(jax.random.key(2), (pairs, D))
+    return Encoded(jnp.zeros((pairs, 1, D)), jnp.zeros((pairs, 0, D)), pooled)
+
+
+def test_answers_are_summed_binary_cross_entropies():
+    batch = small.batch(6, 3)
+    scores = np.random.default_rng(0).choice([0, 0.3, 0.6, 1], (6, 3, ANSWERS))
+    batch["answer_scores"] = scores.astype(np.float32)
+    (objective,) = objectives.build({"answers": {"weight": 2.0}})
+    heads, view = bound(objective, small.text_spec(ANSWERS)), view_of(batch)
+    out = encoded(18)
+    loss, sums = objective.loss(heads, out, view)
+    real = batch["example_mask"].reshape(-1)
+    assert 3 < real.sum() < 18
+    p = 1 / (1 + np.exp(-np.float64(heads["answers"](out.pooled))[real]))
+    s = scores.reshape(18, ANSWERS)[real]
+    wanted = -(s * np.log(p) + (1 - s) * np.log(1 - p)).sum()
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    assert float(objective.count(view)) == real.sum() == float(sums["answers/loss"][1])
+    best = s[np.arange(len(s)), p.argmax(1)]
+    np.testing.assert_allclose(sums["answers/score"][0], best.sum(), rtol=1e-6)
+
+
+def test_a_model_without_answers_cannot_give_any():
+    (objective,) = objectives.build({"answers": {"weight": 1.0}})
+    with pytest.raises(InputError, match=r"config\.data\.answers"):
+        objective.head(MODEL, small.text_spec())
+
+
+@pytest.mark.parametrize("hidden", [0, 2])
+def test_truth_is_the_cross_entropy_of_both_outputs(hidden):
+    batch = small.batch(5, 2, images=2)
+    batch["label"] = np.random.default_rng(0).integers(0, 2, (5, 2)).astype(np.int32)
+    (objective,) = objectives.build({"truth": {"weight": 1.0, "hidden": hidden}})
+    heads, view = bound(objective, small.text_spec()), view_of(batch)
+    out = encoded(20)
+    loss, sums = objective.loss(heads, out, view)
+    # Pairs are ordered (group, image, text).
+    pooled = np.asarray(out.pooled).reshape(5, 2, 2, D)
+    total = hits = 0.0
+    for g, k in zip(*batch["example_mask"].nonzero(), strict=True):
+        both = np.concatenate([pooled[g, 0, k], pooled[g, 1, k]])
+        logits = np.float64(heads["truth"](both[None]))[0]
+        total -= logits[batch["label"][g, k]] - np.log(np.exp(logits).sum())
+        hits += logits.argmax() == batch["label"][g, k]
+    np.testing.assert_allclose(loss, total, rtol=1e-5)
+    assert float(sums["truth/accuracy"][0]) == hits
+
+
+def test_swapped_images_swap_the_halves():
+    pooled = jax.random.normal(jax.random.key(0), (3 * 2 * 2, D))
+    swapped = pooled.reshape(3, 2, 2, D)[:, ::-1].reshape(-1, D)
+    one, other = joined(pooled, (3, 2)), joined(swapped, (3, 2))
+    np.testing.assert_array_equal(one[..., :D], other[..., D:])
+    np.testing.assert_array_equal(one[..., D:], other[..., :D])
