@@ -55,6 +55,38 @@ def run(
         )
 
 
+def write_predictions(
+    experiment: Experiment, variables: Params, path: Path
+) -> tuple[int, str]:
+    """Predicts every held-out example and writes the task's official file.
+
+    Returns:
+      The number of predictions and the corpus.
+
+    Raises:
+      InputError: the task has no such file, or there is more than one corpus.
+    """
+    task = experiment.config["task"]["name"]
+    _, evaluator = EVALUATORS[task]
+    if not hasattr(evaluator, "write"):
+        able = [n for n, (_, e) in EVALUATORS.items() if hasattr(e, "write")]
+        raise InputError(
+            f"the task {task!r} has no official file; expected {' or '.join(able)}"
+        )
+    index = experiment.evaluation_index
+    if len(index.corpora) != 1:
+        raise InputError(
+            f"predictions are of one corpus, received {', '.join(index.corpora)}"
+        )
+    one = evaluator(experiment.tokenizer, experiment.answers, oracle=False)
+    predict = predictor(experiment)
+    with stream(experiment) as batches:
+        (found,) = one.predictions(predict, variables, batches, index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    one.write(path, found, index)
+    return len(found), index.corpora[0]
+
+
 def figure_names(experiment: Experiment) -> list[str]:
     """Returns the names of the figures of the held-out examples."""
     _, evaluator = EVALUATORS[experiment.config["task"]["name"]]
@@ -74,7 +106,7 @@ def stream(experiment: Experiment) -> Stream:
 
 
 def from_workdir(
-    config: Mapping[str, Any] | None, workdir: Path, *, rebuild_index: bool = False
+    config: Mapping[str, Any] | None, workdir: Path, **options: Any
 ) -> tuple[Experiment, TrainState, dict[str, Any]]:
     """Loads a workdir's best checkpoint, or the newest if none was kept as best.
 
@@ -82,7 +114,7 @@ def from_workdir(
       config: of this launch; model, objectives and tokenizer must be the checkpoint's.
         None: the checkpoint's own, on one device.
       workdir: of the training run.
-      rebuild_index: build the data's index again.
+      options: of `Experiment`.
 
     Returns:
       The experiment of this launch, the state, and the checkpoint's `meta` record.
@@ -103,18 +135,12 @@ def from_workdir(
     stored = meta["tokenizer"]
     tokenizer = WordPiece(stored["vocabulary"], lower_case=stored["lower_case"])
     where = f"the checkpoint in {workdir}"
-    devices = None
     if config is None:
-        config, devices = {**meta["config"], "mesh": {"data": 1}}, jax.devices()[:1]
+        config = {**meta["config"], "mesh": {"data": 1}}
+        options["devices"] = jax.devices()[:1]
     answers = AnswerVocabulary(meta["answers"]) if meta.get("answers") else None
     _check_same_model(meta["config"], config, tokenizer, answers, where)
-    experiment = Experiment(
-        config,
-        rebuild_index=rebuild_index,
-        tokenizer=tokenizer,
-        answers=answers,
-        devices=devices,
-    )
+    experiment = Experiment(config, tokenizer=tokenizer, answers=answers, **options)
     state = checkpoints.restore(experiment.stored_target(meta["config"]), which)
     checkpoints.close()
     return experiment, state, meta
@@ -154,14 +180,14 @@ def load_model(name: str | Path) -> Pretrained:
 
 
 def from_model(
-    config: Mapping[str, Any], name: str | Path, *, rebuild_index: bool = False
+    config: Mapping[str, Any], name: str | Path, **options: Any
 ) -> tuple[Experiment, Pretrained]:
     """Makes the experiment of this launch around a trained model.
 
     Args:
       config: of this launch; model, objectives and tokenizer must be the model's.
       name: see `load_model`.
-      rebuild_index: build the data's index again.
+      options: of `Experiment`.
 
     Raises:
       InputError: no such model, or another one; lists the differences.
@@ -170,10 +196,7 @@ def from_model(
     where = f"the model in {name}"
     _check_same_model(found.config, config, found.tokenizer, found.answers, where)
     experiment = Experiment(
-        config,
-        rebuild_index=rebuild_index,
-        tokenizer=found.tokenizer,
-        answers=found.answers,
+        config, tokenizer=found.tokenizer, answers=found.answers, **options
     )
     check_fits(found.variables, experiment.variable_shapes, where)
     return experiment, found

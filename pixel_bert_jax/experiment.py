@@ -66,6 +66,7 @@ class Experiment:
         rebuild_index: bool = False,
         tokenizer: WordPiece | None = None,
         answers: AnswerVocabulary | None = None,
+        held_out: str = "evaluate",
         devices: Sequence[jax.Device] | None = None,
     ):
         """Checks what can be checked at once.
@@ -75,6 +76,7 @@ class Experiment:
           rebuild_index: build the indexes again.
           tokenizer: instead of the config's (that of a checkpoint).
           answers: the same of the answer vocabulary.
+          held_out: the split that is evaluated; "predict" is one without answers.
           devices: instead of all.
 
         Raises:
@@ -94,6 +96,7 @@ class Experiment:
             config["groups"], config["optim"]["accumulate"], self.mesh
         )
         self._tokenizer, self._answers = tokenizer, answers
+        self._held_out = held_out
 
     @functools.cached_property
     def tokenizer(self) -> WordPiece:
@@ -140,7 +143,7 @@ class Experiment:
     @functools.cached_property
     def evaluation_index(self) -> Index:
         """Index of the held-out split."""
-        return self._index("evaluate")
+        return self._index(self._held_out)
 
     def corpora(self, split: str) -> list[Mapping[str, Any]]:
         """Returns a split's corpora; one with `evaluated=False` is trained on only.
@@ -248,7 +251,7 @@ class Experiment:
         sharding.check_evaluation_groups(evaluation["groups"], self.mesh)
         _, evaluator = EVALUATORS[self.config["task"]["name"]]
         return EvaluationPlan(
-            **self._plan_fields("evaluate", self.evaluation_index),
+            **self._plan_fields(self._held_out, self.evaluation_index),
             partners=evaluator.partners,
             seed=evaluation["seed"],
             groups=evaluation["groups"],

@@ -1,4 +1,4 @@
-"""Command line: train, evaluate or plan a run.
+"""Command line: train, evaluate, predict or plan a run.
 
     python -m pixel_bert_jax.main --config=configs/pretrain.py:tiny
 
@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from pixel_bert_jax import checks, trees, types
 
-MODES = ("train", "evaluate")
+MODES = ("train", "evaluate", "predict")
 FIGURE_PANELS = 8
 CONFIG_FILE = "configs/{name}.py:{preset}"
 
@@ -38,6 +38,15 @@ DRY_RUN = flags.DEFINE_bool(
 )
 FIGURE = flags.DEFINE_string(
     "figure", "", "With --mode=evaluate: draw held-out examples into this PNG file."
+)
+OUTPUT = flags.DEFINE_string(
+    "output", "", "With --mode=predict: the official file that is written."
+)
+SPLIT = flags.DEFINE_enum(
+    "split",
+    "evaluate",
+    ("evaluate", "predict"),
+    "With --mode=predict: what is predicted; predict is a test set without answers.",
 )
 REBUILD_INDEX = flags.DEFINE_bool(
     "rebuild_index", False, "Build the index of the data again."
@@ -71,6 +80,8 @@ def main(argv: list[str]) -> int:
             dry_run.run(config)
         elif MODE.value == "evaluate":
             evaluate(config, workdir)
+        elif MODE.value == "predict":
+            predict(config, workdir)
         else:
             print(f"workdir {workdir}", file=sys.stderr)
             train.train_and_evaluate(
@@ -99,24 +110,12 @@ def evaluate(config: dict, workdir: Path) -> None:
     The model is `init.model` if that is given, else the best (or newest) checkpoint of
     the workdir.
     """
-    from pixel_bert_jax import checkpointing
     from pixel_bert_jax import evaluate as evaluation
 
-    rebuild = REBUILD_INDEX.value
-    if where := config["init"]["model"]:
-        experiment, found = evaluation.from_model(config, where, rebuild_index=rebuild)
-        variables, record = found.variables, found.provenance
-        step, digest = record.get("step", "unknown"), record.get("sha256", "unknown")
-    else:
-        where = workdir
-        experiment, state, _ = evaluation.from_workdir(
-            config, workdir, rebuild_index=rebuild
-        )
-        variables = state.variables
-        step, digest = int(state.step), checkpointing.digest(state)
+    experiment, variables, name = trained(config, workdir)
     predict = evaluation.predictor(experiment)
     figures = evaluation.run(experiment, variables, predict, oracle=True)
-    print(f"step {step} of {where}, SHA-256 {digest}")
+    print(name)
     print(evaluation.table(figures))
     if FIGURE.value:
         from pixel_bert_jax.viz import held_out
@@ -129,13 +128,48 @@ def evaluate(config: dict, workdir: Path) -> None:
         print(f"figure {FIGURE.value}")
 
 
+def predict(config: dict, workdir: Path) -> None:
+    """Writes the official file of a trained model's predictions."""
+    from pixel_bert_jax import evaluate as evaluation
+
+    if not OUTPUT.value:
+        raise types.InputError("--mode=predict needs --output=FILE")
+    experiment, variables, name = trained(config, workdir, held_out=SPLIT.value)
+    path = Path(OUTPUT.value).expanduser()
+    number, corpus = evaluation.write_predictions(experiment, variables, path)
+    print(f"{name}\n{number:,} predictions of {corpus!r} written to {path}")
+
+
+def trained(config: dict, workdir: Path, **options: Any) -> tuple[Any, Any, str]:
+    """Returns experiment, variables and name of the model that a launch means.
+
+    It is `init.model` if that is given, else the best (or newest) checkpoint of the
+    workdir. What a preset starts from by itself is not meant.
+    """
+    from pixel_bert_jax import checkpointing
+    from pixel_bert_jax import evaluate as evaluation
+
+    options["rebuild_index"] = REBUILD_INDEX.value
+    where = config["init"]["model"]
+    if where and where != default_config(config)["init"]["model"]:
+        experiment, found = evaluation.from_model(config, where, **options)
+        variables, record = found.variables, found.provenance
+        step, digest = record.get("step", "unknown"), record.get("sha256", "unknown")
+    else:
+        where = workdir
+        experiment, state, _ = evaluation.from_workdir(config, workdir, **options)
+        variables = state.variables
+        step, digest = int(state.step), checkpointing.digest(state)
+    return experiment, variables, f"step {step} of {where}, SHA-256 {digest}"
+
+
 def training_command(config: dict) -> str:
     """Returns the command that trains with a config: its preset, and what differs.
 
     Fields that say where files lie are left out.
     """
     source = CONFIG_FILE.format(name=config_name(), preset=config["preset"])
-    default = load_config(f"{config_file()}:{config['preset']}")
+    default = default_config(config)
     # Through json, which knows lists only and no tuples.
     default, config = (
         trees.flatten(json.loads(json.dumps(c))) for c in (default, config)
@@ -146,6 +180,11 @@ def training_command(config: dict) -> str:
             name = path.replace(trees.SEPARATOR, ".")
             words.append(shlex.quote(f"--config.{name}={tuples(value)}"))
     return " ".join(words)
+
+
+def default_config(config: dict) -> dict[str, Any]:
+    """Returns a config's preset without any change."""
+    return load_config(f"{config_file()}:{config['preset']}")
 
 
 def tuples(value: Any) -> Any:

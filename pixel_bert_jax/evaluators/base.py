@@ -19,6 +19,9 @@ Predict = Callable[[Params, Step], dict[str, np.ndarray]]
 class Evaluator(Protocol):
     """Turns predictions into figures."""
 
+    # An evaluator may also have `predictions`, as `run` without the figures, and
+    # `write`, which puts those of one corpus into their official form.
+
     def names(self, index: Index) -> list[str]:
         """Returns the names of all figures that it may give for an index."""
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.evaluators.base import Predict
-from pixel_bert_jax.evaluators.nlvr2_scores import LABELS, scores
+from pixel_bert_jax.evaluators.nlvr2_scores import (
+    LABELS,
+    check_predictions,
+    read_csv,
+    scores,
+    write_csv,
+)
 from pixel_bert_jax.types import Params
 
 
@@ -40,6 +47,18 @@ class Nlvr2Evaluator:
             yield f"{corpus}/statements", float(len(rows))
             yield f"{corpus}/accuracy", scored.accuracy
             yield f"{corpus}/consistency", scored.consistency
+
+    def write(self, path: Path, found: dict[str, str], index: Index) -> None:
+        """Writes the official csv of the predictions of a single corpus.
+
+        Raises:
+          InputError: it would be refused by the official script.
+        """
+        write_csv(path, found)
+        names = [
+            index.annotation(0, n)["identifier"] for n in range(index.num_texts(0))
+        ]
+        check_predictions(read_csv(path), names)
 
     def predictions(
         self, predict: Predict, variables: Params, stream: Any, index: Index

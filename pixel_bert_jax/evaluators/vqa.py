@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
 from pixel_bert_jax.evaluators.base import Predict
-from pixel_bert_jax.evaluators.vqa_accuracy import accuracy
+from pixel_bert_jax.evaluators.vqa_accuracy import accuracy, validate, write_results
 from pixel_bert_jax.types import Params
 
 
@@ -82,6 +83,15 @@ class VqaEvaluator:
                 question = index.annotation(c, row)["question_id"]
                 found[c][question] = self.answers.answers[int(out["answer"][g, k])]
         return found
+
+    def write(self, path: Path, found: dict[int, str], index: Index) -> None:
+        """Writes the test server's form of the predictions of a single corpus.
+
+        Raises:
+          InputError: it would be refused there.
+        """
+        write_results(path, found)
+        validate(path, (a["question_id"] for a in self._annotations(index, 0)))
 
     @staticmethod
     def _annotations(index: Index, c: int) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,10 @@ many of the other nine equal the prediction (Antol et al., arXiv 1505.00468).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import collections
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pixel_bert_jax.data.vqa_answers import clean, normalise
@@ -89,6 +92,56 @@ def accuracy(
         by_question_type={n: _percent(v) for n, v in kinds["question_type"].items()},
         by_question={n: round(100 * score, 2) for n, score in scores.items()},
     )
+
+
+def write_results(path: Path, predictions: Mapping[int, str]) -> None:
+    """Writes what the test server (EvalAI) takes: a record a question."""
+    results = [
+        {"question_id": number, "answer": answer}
+        for number, answer in sorted(predictions.items())
+    ]
+    path.write_text(json.dumps(results))
+
+
+def validate(path: Path, question_ids: Iterable[int]) -> None:
+    """Checks a file of results as the test server would.
+
+    Args:
+      path: of `write_results`, or of another program.
+      question_ids: all questions of the split.
+
+    Raises:
+      InputError: it is no list of records of a whole number question_id and a text
+        answer, or questions are missing, foreign or answered twice; names the first.
+    """
+    try:
+        results = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as json: {error}") from error
+    if not isinstance(results, list):
+        raise InputError(f"{path}: expected a list of records")
+    broken = [
+        n
+        for n, record in enumerate(results)
+        if not isinstance(record, dict)
+        or set(record) != {"question_id", "answer"}
+        or type(record["question_id"]) is not int
+        or not isinstance(record["answer"], str)
+    ]
+    if broken:
+        raise InputError(
+            f"{path}: {len(broken)} records are not a whole number question_id and a "
+            f"text answer; the first is number {broken[0]}: {results[broken[0]]!r}"
+        )
+    counts = collections.Counter(record["question_id"] for record in results)
+    known = set(question_ids)
+    for what, ids in (
+        ("questions are answered twice", [i for i, n in counts.items() if n > 1]),
+        ("questions are missing", known - counts.keys()),
+        ("questions are none of this split", counts.keys() - known),
+    ):
+        if ids:
+            raise InputError(f"{path}: {len(ids)} {what}: {sorted(ids)[:SHOWN]}")
 
 
 def _percent(scores: Sequence[float]) -> float:
