@@ -9,6 +9,8 @@ from pathlib import Path
 import ml_collections
 import pytest
 
+from configs import nlvr2, pretrain, vqa
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pixel_bert_jax"
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -16,7 +18,6 @@ DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 SOURCES = sorted(
     [*DOCUMENTS, *(ROOT / "configs").rglob("*.py"), *PACKAGE.glob("*.py")],
 )
-BUILT = ("tiny", "tiny_long", "flickr8k", "r50", "x152", "x152_32x4d")
 FOLDERS = ("pixel_bert_jax", "configs", "launch", "tests", "docs", "checkpoints")
 
 
@@ -73,7 +74,12 @@ def load_config(value: str) -> ml_collections.ConfigDict:
 
 def all_presets() -> list[ml_collections.ConfigDict]:
     """Loads every preset that can be built."""
-    return [load_config(f"configs/pretrain.py:{name}") for name in BUILT]
+    return [
+        load_config(f"configs/{file}.py:{name}")
+        for file, config in (("pretrain", pretrain), ("vqa", vqa), ("nlvr2", nlvr2))
+        for name in config.PRESETS
+        if name
+    ]
 
 
 def field(config: ml_collections.ConfigDict, path: str) -> object:
