@@ -96,6 +96,7 @@ def base():
             (480, 640, 0.127),
             (427, 640, 0.119),
         ),
+        blank_images=False,  # True: a model of the texts alone, to compare with
         on_bad_image="error",
         bad_image_budget=0.001,
         workers=2,

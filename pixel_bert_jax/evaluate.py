@@ -102,6 +102,7 @@ def stream(experiment: Experiment) -> Stream:
         experiment.evaluation_index,
         workers=data["workers"],
         prefetch=data["prefetch"],
+        blank_images=data["blank_images"],
     )
 
 

@@ -258,6 +258,7 @@ def train_stream(
         workers=data["workers"],
         prefetch=data["prefetch"],
         targets=experiment.targets,
+        blank_images=data["blank_images"],
     )
 
 

@@ -89,6 +89,7 @@ class BatchMaker:
       executor: runs one task an image.
       closing: once set, work ends with `ClosedError`.
       targets: makes arrays of the texts' annotations.
+      blank: show no image at all: their sizes are (0, 0), and none is read.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class BatchMaker:
         executor: Executor,
         closing: threading.Event,
         targets: Targets | None = None,
+        blank: bool = False,
     ):
         self._plan = plan
         self._index = index
@@ -109,6 +111,7 @@ class BatchMaker:
         self._executor = executor
         self._closing = closing
         self._targets = targets
+        self._blank_images = blank
 
     def make(self, step: int) -> Made:
         """Returns the batch of a step.
@@ -146,7 +149,7 @@ class BatchMaker:
                 self._annotations(corpus, texts), texts.shape
             )
             dtypes = dtypes | dict(self._targets.dtypes)
-        seen, bad = self._read(wanted)
+        seen, bad = (0, []) if self._blank_images else self._read(wanted)
         if bad:
             failed = np.isin(shown, [row for row, _ in bad]).any(axis=1)
             for key in ("image", "source_size", "image_size", "example_mask"):
@@ -172,9 +175,8 @@ class BatchMaker:
     def _sizes(self, image_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns source_size and image_size, int32 [G, M, 2] each."""
         plan = self._plan
-        original = np.where(
-            image_rows[..., None] >= 0, self._index.sizes[image_rows], 0
-        )
+        shown = (image_rows[..., None] >= 0) & (not self._blank_images)
+        original = np.where(shown, self._index.sizes[image_rows], 0)
         return (
             geometry.source_sizes(original, plan.source_canvases),
             geometry.target_sizes(original, plan.short, plan.long, plan.minimum),

@@ -89,6 +89,7 @@ class Stream:
         workers: int | None = None,
         prefetch: int = 2,
         targets: Targets | None = None,
+        blank_images: bool = False,
     ):
         """Checks the arguments and starts to read ahead.
 
@@ -111,6 +112,7 @@ class Stream:
           workers: threads that read and decode; None = one a core, at most 16.
           prefetch: batches made ahead, at least 1.
           targets: makes arrays of the texts' annotations.
+          blank_images: show and read no image at all.
 
         Raises:
           InputError: an argument is invalid.
@@ -159,6 +161,7 @@ class Stream:
             executor=self._executor,
             closing=self._closing,
             targets=targets,
+            blank=blank_images,
         )
         self._iterator = self._dataset(start, stop, max(prefetch, 1))
         _OPEN.add(self)

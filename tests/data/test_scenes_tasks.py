@@ -201,6 +201,17 @@ def test_batches_carry_soft_targets(build):
     assert len(seen) == 80
 
 
+def test_a_control_without_images_reads_none(build):
+    index = build("scenes_vqa", 20)
+    index.sources[0].read = None
+    plan = TrainPlan([index.plan_corpus(0)], index.sizes, texts_per_group=3, **SETTINGS)
+    with Stream(plan, index, stop=2, blank_images=True) as stream:
+        for step in stream:
+            assert step.batch["example_mask"].any()
+            for key in ("image", "image_size", "source_size"):
+                assert not step.batch[key].any()
+
+
 def test_pairs_of_images_share_a_batch(build):
     index = build("scenes_nlvr2", 32)
     corpus = index.plan_corpus(0)
