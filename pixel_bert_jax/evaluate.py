@@ -17,7 +17,7 @@ from pixel_bert_jax.data.text import WordPiece, load_tokenizer
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary, load_answers
 from pixel_bert_jax.evaluators import EVALUATORS
 from pixel_bert_jax.evaluators.base import to_host
-from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.experiment import Experiment, data_root
 from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError, Params
@@ -241,7 +241,7 @@ def _check_same_model(
             )
     name = new["data"].get("answers", "")
     if answers is not None and name and name != old["data"].get("answers"):
-        listed = load_answers(name, None)
+        listed = load_answers(name, data_root(new))
         if listed.fingerprint != answers.fingerprint:
             raise InputError(
                 f"{where} has {len(answers)} answers, data.answers = {name!r} has "

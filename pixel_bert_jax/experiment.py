@@ -132,8 +132,7 @@ class Experiment:
     @functools.cached_property
     def root(self) -> Path | None:
         """Folder of the data: `data.root`, else the environment variable."""
-        given = self.config["data"]["root"] or os.environ.get(DATA_VARIABLE, "")
-        return Path(given).expanduser().resolve() if given else None
+        return data_root(self.config)
 
     @functools.cached_property
     def train_index(self) -> Index:
@@ -369,6 +368,12 @@ class Experiment:
             },
             "answers": None if self.answers is None else list(self.answers.answers),
         }
+
+
+def data_root(config: Mapping[str, Any]) -> Path | None:
+    """Returns `data.root`, else what the environment variable says, else None."""
+    given = config["data"]["root"] or os.environ.get(DATA_VARIABLE, "")
+    return Path(given).expanduser().resolve() if given else None
 
 
 def split_batch(batch: dict[str, Any], accumulate: int) -> dict[str, Any]:
