@@ -26,7 +26,9 @@ class Runs:
         corpus = CORPORA[task] | {"name": "scenes", "weight": 1.0}
         corpus |= {"train_scenes": 64, "evaluate_scenes": 16}
         self.flags = [
-            f"--config=configs/{task}.py:tiny,total=4 steps,groups=8,log.every=1",
+            # One canvas, which holds everything, is one program to compile.
+            f"--config=configs/{task}.py:tiny,total=4 steps,groups=8,log.every=1,"
+            "data.canvases=('112x112',)",
             f"--config.data.corpora=({corpus!r},)",
             f"--config.data.index_dir={folder / 'index'}",
             "--config.checkpoint.every=2 steps",
@@ -39,7 +41,10 @@ class Runs:
         return runs.Process([*program, *self.flags, *flags]).finish()
 
 
-@pytest.fixture(scope="module", params=["vqa", "nlvr2"])
+@pytest.fixture(
+    scope="module",
+    params=["vqa", pytest.param("nlvr2", marks=pytest.mark.slow)],
+)
 def trained(request, tmp_path_factory):
     """A run of four steps of each task."""
     made = Runs(request.param, tmp_path_factory.mktemp(request.param))
