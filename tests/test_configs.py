@@ -91,9 +91,11 @@ def test_tiny_presets_have_the_papers_ideas_at_work(name):
     assert total_stride(config.model) == 16
     assert config.texts_per_group > 1
     assert len(config.data.canvases) >= 3
+    # The paper samples 100 of 252 cells; at least a third of them is dropped here.
+    most = {"tiny": 0.5, "tiny_long": 2 / 3}[name]
     for canvas, cells in grids(config).items():
         assert cells >= 36, canvas
-        assert 0.4 <= config.model.sample_pixels / cells <= 0.5, canvas
+        assert 0.4 <= config.model.sample_pixels / cells <= most, canvas
 
 
 @pytest.mark.parametrize("name", TINY)
