@@ -136,6 +136,21 @@ def base():
     return config.lock()
 
 
+def fine_tuned(config, task, **objectives):
+    """Turns a pre-training config into one of a task that sees texts as they are.
+
+    Section 3.3: pixels are sampled in pre-training only.
+    """
+    with config.unlocked():
+        config.objectives = objectives
+    config.task.name = task
+    config.model.sample_pixels = 0
+    config.model.attention_init = "independent"
+    config.masking.update(warmup_steps=0, slots=0)
+    config.checkpoint.best_metric = ""
+    return config
+
+
 def parse(argument, presets):
     """Returns the locked config of "preset,key=value,...".
 

@@ -24,21 +24,11 @@ from configs import common, pretrain
 SOURCE = "https://github.com/lil-lab/nlvr/tree/master/nlvr2"
 
 
-def fine_tuned(config):
-    """Turns a pre-training config into one that learns to judge, on all pixels."""
-    with config.unlocked():
-        config.objectives = dict(truth=dict(weight=1.0, hidden=2))
-    config.task.name = "nlvr2"
-    config.model.sample_pixels = 0  # section 3.3: sampling is for pre-training only
-    config.model.attention_init = "independent"
-    config.masking.update(warmup_steps=0, slots=0)
-    config.checkpoint.best_metric = ""
-    return config
-
-
 def tiny():
     """The small model of `checkpoints/scenes_tiny_long` on statements about scenes."""
-    config = fine_tuned(pretrain.tiny_long())
+    config = common.fine_tuned(
+        pretrain.tiny_long(), "nlvr2", truth=dict(weight=1.0, hidden=2)
+    )
     config.preset = "tiny"
     config.init.model = "checkpoints/scenes_tiny_long"
     config.total = "1200 steps"
@@ -82,7 +72,7 @@ def x152():
 
 def full_size(config, preset, square):
     """Makes a preset of the paper's size; pairs of all shapes need a square canvas."""
-    config = fine_tuned(config)
+    config = common.fine_tuned(config, "nlvr2", truth=dict(weight=1.0, hidden=2))
     config.preset = preset
     config.groups = 128
     config.texts_per_group = 1

@@ -26,21 +26,11 @@ QUESTIONS = "vqa/v2_OpenEnded_mscoco_{}_questions.json"
 ANSWERS = "vqa/v2_mscoco_{}_annotations.json"
 
 
-def fine_tuned(config):
-    """Turns a pre-training config into one that learns to answer, on all pixels."""
-    with config.unlocked():
-        config.objectives = dict(answers=dict(weight=1.0, hidden=2))
-    config.task.name = "vqa"
-    config.model.sample_pixels = 0  # section 3.3: sampling is for pre-training only
-    config.model.attention_init = "independent"
-    config.masking.update(warmup_steps=0, slots=0)
-    config.checkpoint.best_metric = ""
-    return config
-
-
 def tiny():
     """The small model of `checkpoints/scenes_tiny_long` on questions about scenes."""
-    config = fine_tuned(pretrain.tiny_long())
+    config = common.fine_tuned(
+        pretrain.tiny_long(), "vqa", answers=dict(weight=1.0, hidden=2)
+    )
     config.preset = "tiny"
     config.init.model = "checkpoints/scenes_tiny_long"
     config.total = "1500 steps"
@@ -94,7 +84,7 @@ def x152_trainval():
 
 def full_size(config, preset, training):
     """Makes a preset of the paper's size that trains on some subsets of COCO."""
-    config = fine_tuned(config)
+    config = common.fine_tuned(config, "vqa", answers=dict(weight=1.0, hidden=2))
     config.preset = preset
     config.groups = 256
     config.texts_per_group = 1
