@@ -66,8 +66,8 @@ def train_and_evaluate(
     evaluate_every = experiment.steps(config["eval"]["every"])
     if evaluate_every:
         _ = experiment.evaluation_plan  # faults of held-out data show before training
-        best = config["checkpoint"]["best_metric"]
-        check_metric(best, evaluate.figure_names(experiment))
+        if best := config["checkpoint"]["best_metric"]:
+            check_metric(best, evaluate.figure_names(experiment))
     workdir.mkdir(parents=True, exist_ok=True)
     keeping = config["checkpoint"]
     checkpoints = checkpointing.Checkpoints(

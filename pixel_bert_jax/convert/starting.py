@@ -1,6 +1,6 @@
-"""Starting weights of a run: `init.text` and `init.cnn`.
+"""Starting weights of a run: `init.text`, `init.cnn` and `init.model`.
 
-A weight names a file, a folder, or a model on the Hugging Face hub; see `hub.fetch`.
+Each names a file, a folder, or a model on the Hugging Face hub; see `hub.fetch`.
 """
 
 from __future__ import annotations
@@ -121,50 +121,40 @@ def adopt(
     Raises:
       InputError: another architecture; lists the differences.
     """
-    there = found.config["model"]
+    there, here = _architecture(found.config["model"]), _architecture(model)
     differences = [
-        f"{name}: there {there[name]}, wanted {_plain(model[name])}"
-        for name in ARCHITECTURE
-        if _same(there[name]) != _same(_plain(model[name]))
+        f"model.{path.replace(trees.SEPARATOR, '.')} is {there.get(path)}, wanted "
+        f"{here.get(path)}"
+        for path in sorted(there.keys() | here.keys())
+        if there.get(path) != here.get(path)
     ]
     if differences:
-        raise InputError(
-            f"{where} is of another architecture: model." + "; model.".join(differences)
-        )
+        raise InputError(f"{where} is of another model: " + "; ".join(differences))
     have, want = trees.flatten(found.variables), trees.flatten(shapes)
     heads = {_head_of(path) for path in want} & {_head_of(path) for path in have}
-    loaded, missing = {}, []
-    for path in want:
-        if _head_of(path) in heads:
-            loaded[path] = path
-        else:
-            missing.append(path)
-    unused = [path for path in have if _head_of(path) not in heads]
-    check_fits(
-        trees.unflatten({p: x for p, x in have.items() if p not in unused}),
-        trees.unflatten({p: want[p] for p in loaded}),
-        where,
+    taken = {path: x for path, x in have.items() if _head_of(path) in heads}
+    target = {path: x for path, x in want.items() if _head_of(path) in heads}
+    check_fits(trees.unflatten(taken), trees.unflatten(target), where)
+    report = Report(
+        loaded={path: path for path in target},
+        reshaped=[],
+        unused=[path for path in have if path not in taken],
+        missing=[path for path in want if path not in target],
     )
-    report = Report(loaded, [], unused, missing)
-    return {path: np.asarray(have[path]) for path in loaded}, report
+    return taken, report
+
+
+def _architecture(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what config.model says of shapes and operations, {path: plain value}."""
+    fields = json.loads(json.dumps({name: model[name] for name in ARCHITECTURE}))
+    fields["backbone"].pop("frozen_stages")  # how much is trained is another matter
+    return trees.flatten(fields)
 
 
 def _head_of(path: str) -> str:
     """Returns the name of the head that a path belongs to, "" if to none."""
     parts = path.split(trees.SEPARATOR)
     return parts[2] if parts[:2] == ["params", "heads"] else ""
-
-
-def _plain(value: Any) -> Any:
-    """Lists for tuples, as json has them."""
-    return json.loads(json.dumps(value))
-
-
-def _same(value: Any) -> Any:
-    """What of a field has to be equal: how much of a CNN is trained need not."""
-    if isinstance(value, Mapping):
-        return {k: v for k, v in value.items() if k != "frozen_stages"}
-    return value
 
 
 def _check_config(

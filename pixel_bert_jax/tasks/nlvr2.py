@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 
-from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.objectives.truth import joined
 from pixel_bert_jax.tasks.objective_task import ObjectiveTask
 from pixel_bert_jax.types import Batch, Params
@@ -17,10 +13,7 @@ from pixel_bert_jax.types import Batch, Params
 class Nlvr2(ObjectiveTask):
     """Judges statements about pairs of images with all their pixels."""
 
-    def __init__(self, config: Mapping[str, Any], text: TextSpec) -> None:
-        """Builds model and objectives from the whole run's config."""
-        super().__init__(config, text)
-        self.predict = {"judge": self.judge}
+    predictions = ("judge",)
 
     def judge(self, variables: Params, batch: Batch) -> dict[str, Array]:
         """Returns how likely each statement is true.

@@ -30,12 +30,15 @@ from pixel_bert_jax.types import Batch, Params, Sums
 class ObjectiveTask:
     """A task that consists of objectives; see `tasks/base.py` for the methods.
 
-    What can be predicted is a subclass' affair.
+    A subclass says what it predicts, and is all that differs between tasks.
 
     Attributes:
+      predictions: names of the methods that predict, see `Task.predict`.
       model: the module.
       heads: objective name -> module.
     """
+
+    predictions: tuple[str, ...] = ()
 
     def __init__(self, config: Mapping[str, Any], text: TextSpec) -> None:
         """Builds model, objectives and views from the whole run's config."""
@@ -60,6 +63,7 @@ class ObjectiveTask:
             warmup_probability=masking["warmup_probability"],
             warmup_steps=masking["warmup_steps"],
         )
+        self.predict = {name: getattr(self, name) for name in self.predictions}
 
     def init(self, key: Array) -> Params:
         """Returns the variables from scratch; parameters do not depend on sizes."""

@@ -24,11 +24,12 @@ from pixel_bert_jax.types import Batch, Params
 class Pretrain(ObjectiveTask):
     """The pre-training task; it predicts held-out words and matches."""
 
+    predictions = ("probe",)
+
     def __init__(self, config: Mapping[str, Any], text: TextSpec) -> None:
         """Builds model, objectives and views from the whole run's config."""
         super().__init__(config, text)
         self.eval_seed = config["eval"]["seed"]
-        self.predict = {"probe": self.probe}
 
     def probe(self, variables: Params, batch: Batch) -> dict[str, Array]:
         """Predicts masked words and matches with the own, no, and another image.

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 
-from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.tasks.objective_task import ObjectiveTask
 from pixel_bert_jax.types import Batch, Params
 
@@ -16,10 +12,7 @@ from pixel_bert_jax.types import Batch, Params
 class Vqa(ObjectiveTask):
     """Answers questions about images with all their pixels."""
 
-    def __init__(self, config: Mapping[str, Any], text: TextSpec) -> None:
-        """Builds model and objectives from the whole run's config."""
-        super().__init__(config, text)
-        self.predict = {"answer": self.answer}
+    predictions = ("answer",)
 
     def answer(self, variables: Params, batch: Batch) -> dict[str, Array]:
         """Returns each question's best answer.

@@ -93,7 +93,7 @@ def test_inputs_that_do_not_fit(model):
 
 def test_the_card_tells_facts_and_figures(folder, model):
     card = ModelCard.load(folder / "README.md")
-    assert card.data.library_name == "pixel_bert_jax"
+    assert card.data.to_dict()["library_name"] == "pixel_bert_jax"
     (result,) = card.data.eval_results
     assert (result.metric_type, result.metric_value) == ("match", 0.5)
     count = sum(x.size for x in trees.flatten(model.variables).values())

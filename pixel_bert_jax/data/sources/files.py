@@ -110,14 +110,15 @@ class AnnotatedPhotos:
         """Yields (image key, text); reports faulty records."""
         raise NotImplementedError
 
-    def is_caption(self, text: Any, where: str) -> bool:
+    def is_caption(self, text: Any, where: str, path: Path | None = None) -> bool:
         """Says whether a text can be used, and reports it if not.
 
         Args:
           text: what the file has as its text.
           where: the record, for the report.
+          path: the file, if it is not the first.
         """
-        where = f"{self.annotations[0]}, {where}"
+        where = f"{path or self.annotations[0]}, {where}"
         if not isinstance(text, str):
             self.problems.add("caption that is no text", f"{where}: {text!r}")
         elif not text.strip():

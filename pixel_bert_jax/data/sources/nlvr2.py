@@ -63,7 +63,7 @@ class Nlvr2Source(files.AnnotatedPhotos):
                 self.problems.add("repeated identifier", f"{where}: {name}")
                 continue
             seen.add(name)
-            if not self.is_caption(record["sentence"], where):
+            if not self.is_caption(record["sentence"], f"line {number}"):
                 continue
             folder = f"{record['directory']}/" if "directory" in record else ""
             stem = folder + name.rpartition("-")[0]

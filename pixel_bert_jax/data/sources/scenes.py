@@ -47,8 +47,8 @@ _DEFAULTS = {
     "seed": 0,
     "train_scenes": 20_000,
     "evaluate_scenes": 1_000,
-    "captions_per_scene": 5,
 }
+_CAPTIONS = {"captions_per_scene": 5}
 
 
 class ScenesSource:
@@ -59,7 +59,7 @@ class ScenesSource:
         split: str = "train",
         seed: int = 0,
         num_scenes: int = _DEFAULTS["train_scenes"],
-        captions_per_scene: int = _DEFAULTS["captions_per_scene"],
+        captions_per_scene: int = _CAPTIONS["captions_per_scene"],
         name: str = "scenes",
     ):
         """Checks the options; nothing is generated yet.
@@ -166,12 +166,27 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> ScenesSou
       InputError: an unknown field or split, or a value outside of its range.
     """
     del root
-    base.only(config, [], ["name", *_DEFAULTS])
-    values = {**_DEFAULTS, **config}
-    return ScenesSource(
+    return make(ScenesSource, _CAPTIONS, config, split)
+
+
+def make(
+    kind: type, options: Mapping[str, int], config: Mapping[str, Any], split: str
+) -> Any:
+    """Makes a source of scenes of some kind; see `build`.
+
+    Args:
+      kind: ScenesSource or what derives from it.
+      options: its own options with their defaults.
+      config: one element of `config.data.corpora`.
+      split: "train" or "evaluate".
+    """
+    base.only(config, [], ["name", *_DEFAULTS, *options])
+    values = {**_DEFAULTS, **options, **config}
+    return kind(
         split=split,
         seed=values["seed"],
-        num_scenes=values.get(f"{split}_scenes", 1),
-        captions_per_scene=values["captions_per_scene"],
+        # Whatever it is of an unknown split, that is refused by its name.
+        num_scenes=values.get(f"{split}_scenes", _DEFAULTS["evaluate_scenes"]),
+        **{name: values[name] for name in options},
         name=config.get("name") or "scenes",
     )

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixel_bert_jax.data.sources import base
-from pixel_bert_jax.data.sources.scenes import ScenesSource, check_range
+from pixel_bert_jax.data.sources.scenes import ScenesSource, check_range, make
 from pixel_bert_jax.data.sources.scenes_questions import (
     Question,
     draw_question,
@@ -24,8 +23,6 @@ _QUESTIONS, _STATEMENTS = 3, 4
 VERSION = 1
 IDS_A_SCENE = 1000  # as VQA: question id = image id x 1000 + number
 SCENES_A_SET = 2 * PAIRS
-
-_COUNTS = {"seed": 0, "train_scenes": 20_000, "evaluate_scenes": 1_000}
 
 
 class ScenesQuestions(ScenesSource):
@@ -137,7 +134,7 @@ def build_questions(
       InputError: an unknown field or split, or a value outside of its range.
     """
     del root
-    return _build(ScenesQuestions, {"questions_per_scene": 3}, config, split)
+    return make(ScenesQuestions, {"questions_per_scene": 3}, config, split)
 
 
 def build_statements(
@@ -145,18 +142,4 @@ def build_statements(
 ) -> ScenesStatements:
     """Makes the source; as `build_questions`, with the field statements_per_set."""
     del root
-    return _build(ScenesStatements, {"statements_per_set": 4}, config, split)
-
-
-def _build(
-    kind: type, options: Mapping[str, int], config: Mapping[str, Any], split: str
-) -> Any:
-    base.only(config, [], ["name", *_COUNTS, *options])
-    values = {**_COUNTS, **options, **config}
-    return kind(
-        split=split,
-        seed=values["seed"],
-        num_scenes=values.get(f"{split}_scenes", SCENES_A_SET),
-        name=config.get("name") or "scenes",
-        **{name: values[name] for name in options},
-    )
+    return make(ScenesStatements, {"statements_per_set": 4}, config, split)

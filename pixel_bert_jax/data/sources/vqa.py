@@ -69,8 +69,7 @@ class VqaSource(files.AnnotatedPhotos):
             if not isinstance(subtype, str):
                 raise InputError(f"{path}: expected a text 'data_subtype'")
             for place, question in enumerate(files.records(content, "questions", path)):
-                where = f"{path}, questions[{place}]"
-                self._add(question, where, subtype, known, seen)
+                self._add(question, path, place, subtype, known, seen)
             for number in sorted((known or {}).keys() - seen):
                 self.problems.add(
                     "annotation of a question that is not listed",
@@ -80,11 +79,13 @@ class VqaSource(files.AnnotatedPhotos):
     def _add(
         self,
         question: Any,
-        where: str,
+        path: Path,
+        place: int,
         subtype: str,
         known: Mapping[int, dict[str, Any]] | None,
         seen: set[int],
     ) -> None:
+        where = f"{path}, questions[{place}]"
         if not (
             isinstance(question, dict)
             and all(
@@ -109,7 +110,7 @@ class VqaSource(files.AnnotatedPhotos):
                 self.problems.add("question without annotation", f"{where}: {number}")
                 return
             annotation |= known[number]
-        if self.is_caption(question["question"], where):
+        if self.is_caption(question["question"], f"questions[{place}]", path):
             key = self.photo.format(subtype=subtype, image_id=image_id)
             coco_id = image_id if files.coco_id(key) == image_id else None
             self._images[key] = files.Listed(key, image_id, None, coco_id)
