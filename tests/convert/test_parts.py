@@ -97,8 +97,9 @@ def features(model, image):
 IMAGE = np.random.default_rng(0).normal(0, 1, (2, 3, 75, 91)).astype(np.float32)
 
 
-def test_cnn_loads_as_hugging_faces_resnet(tmp_path):
-    model = random_model()
+@pytest.mark.parametrize("inner", [(8, 16), ()], ids=["bottleneck", "basic"])
+def test_cnn_loads_as_hugging_faces_resnet(tmp_path, inner):
+    model = random_model(inner=inner)
     parts.export_cnn(model, tmp_path / "cnn", "hugging_face")
     theirs, report = transformers.ResNetModel.from_pretrained(
         tmp_path / "cnn", output_loading_info=True

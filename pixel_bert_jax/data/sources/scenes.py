@@ -48,7 +48,7 @@ _DEFAULTS = {
     "train_scenes": 20_000,
     "evaluate_scenes": 1_000,
 }
-_CAPTIONS = {"captions_per_scene": 5}
+_OPTIONS = {"captions_per_scene": 5}
 
 
 class ScenesSource:
@@ -59,7 +59,7 @@ class ScenesSource:
         split: str = "train",
         seed: int = 0,
         num_scenes: int = _DEFAULTS["train_scenes"],
-        captions_per_scene: int = _CAPTIONS["captions_per_scene"],
+        captions_per_scene: int = _OPTIONS["captions_per_scene"],
         name: str = "scenes",
     ):
         """Checks the options; nothing is generated yet.
@@ -166,7 +166,7 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> ScenesSou
       InputError: an unknown field or split, or a value outside of its range.
     """
     del root
-    return make(ScenesSource, _CAPTIONS, config, split)
+    return make(ScenesSource, _OPTIONS, config, split)
 
 
 def make(
