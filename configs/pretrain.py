@@ -23,6 +23,9 @@ from configs import common
 
 # Basic blocks behind one 3x3 convolution, all of them trained.
 SMALL_CNN = dict(inner=(), stem="conv3", frozen_stages=-1)
+# Two groups as in the paper, but AdamW for both: a CNN without ImageNet's weights
+# (docs/results.md compares).
+ADAMW = dict(kind="adamw", weight_decay=1e-2, beta1=0.9, beta2=0.99, epsilon=1e-6)
 
 
 def tiny():
@@ -69,12 +72,9 @@ def tiny():
     config.data.size_shares = ((112, 96, 1.0), (96, 112, 1.0), (96, 96, 1.0))
     config.dry_run.vocab_size = 244
 
-    # Two groups as in the paper, but AdamW for both: the CNN has no ImageNet weights
-    # (docs/results.md compares).
-    adamw = dict(kind="adamw", weight_decay=1e-2, beta1=0.9, beta2=0.99, epsilon=1e-6)
     with config.unlocked():
-        config.optim.groups.cnn = dict(adamw, learning_rate=3e-3)
-        config.optim.groups.transformer = dict(adamw, learning_rate=1e-3)
+        config.optim.groups.cnn = dict(ADAMW, learning_rate=3e-3)
+        config.optim.groups.transformer = dict(ADAMW, learning_rate=1e-3)
     config.optim.warmup = "100 steps"
     config.optim.decays = ("80 %", "92 %")
     config.eval.every = "50 %"
@@ -116,6 +116,9 @@ def flickr8k():
     config.masking.slots = 4
     config.masking.warmup_probability = 0.4
     config.masking.warmup_steps = 1500
+    # As in `tiny`, for a CNN that starts from scratch.
+    with config.unlocked():
+        config.objectives.image_words = dict(weight=0.2)
     config.objectives.mlm.on_swapped = False
 
     # 0.11 GFLOP forward a photo (multiply and add counted as two).
@@ -133,6 +136,7 @@ def flickr8k():
     config.model.sample_pixels = 8
     config.model.dropout = 0.0
     config.model.init_std = 0.08
+    config.model.attention_init = "similar"
     config.model.max_positions = 48
     config.model.norm = "batch"
 
@@ -153,8 +157,9 @@ def flickr8k():
     config.data.canvases = ("128x128",)
     config.data.source_canvases = (224,)
 
-    config.optim.groups.cnn.learning_rate = 0.2
-    config.optim.groups.transformer.learning_rate = 1e-3
+    with config.unlocked():
+        config.optim.groups.cnn = dict(ADAMW, learning_rate=2e-3)
+        config.optim.groups.transformer = dict(ADAMW, learning_rate=1e-3)
     config.optim.warmup = "200 steps"
     config.optim.decays = ("60 %", "85 %")
     config.optim.clip_norm = 5.0
