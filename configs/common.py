@@ -126,7 +126,12 @@ def base():
     )
 
     config.checkpoint = dict(every="500 steps", keep=2, best_metric="", best_mode="max")
-    config.eval = dict(every="1 epochs", seed=0, groups=32, oracle=False)
+    # Of retrieval: texts scored at once beside each of `groups` images; fold: images of
+    # a part whose figures are averaged (COCO 1K), 0: none; shortlist: texts an image
+    # and images a text that are scored at all, 0: all pairs.
+    config.eval = dict(
+        every="1 epochs", seed=0, groups=32, oracle=False, texts=64, fold=0, shortlist=0
+    )
     config.log = dict(every=50)
     # shards: devices that a batch is split over; vocab_size: no tokenizer is opened.
     config.dry_run = dict(

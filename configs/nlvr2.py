@@ -31,7 +31,7 @@ def tiny():
     )
     config.preset = "tiny"
     config.init.model = "checkpoints/scenes_tiny_long"
-    config.total = "1200 steps"
+    config.total = "850 steps"
     config.texts_per_group = 4
     config.data.corpora = (
         dict(

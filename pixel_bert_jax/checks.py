@@ -43,6 +43,7 @@ RANGES = {
     "optim.accumulate": (1, math.inf),
     "optim.non_finite_budget": (0, math.inf),
     "checkpoint.keep": (1, math.inf),
+    "eval.groups": (1, math.inf),
     "log.every": (1, math.inf),
 }
 

@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pixel_bert_jax import optim, sharding, train_state, train_step, trees
+from pixel_bert_jax import (
+    objectives,
+    optim,
+    sharding,
+    train_state,
+    train_step,
+    trees,
+)
 from pixel_bert_jax.data import geometry
 from pixel_bert_jax.data.plan import Corpus, TrainPlan
 from pixel_bert_jax.objectives.base import TextSpec
@@ -179,7 +186,9 @@ def lower_step(
 def _batch_shapes(
     config: Mapping[str, Any], groups: int, canvas: tuple[int, int], mesh: Any
 ) -> Batch:
-    texts, length = config["texts_per_group"], config["data"]["max_text_length"]
+    texts = config["texts_per_group"]
+    texts *= 1 + objectives.negatives(config["objectives"])
+    length = config["data"]["max_text_length"]
     images, answers = (config["dry_run"][n] for n in ("images_per_group", "answers"))
     split = jax.sharding.NamedSharding(mesh, sharding.BATCH_SPEC)
     shapes = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from pixel_bert_jax import checkpointing, checks, metrics, sharding, trees
 from pixel_bert_jax.checkpointing import BEST, FOLDER, LATEST, Checkpoints
@@ -16,49 +17,111 @@ from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary, load_answers
 from pixel_bert_jax.evaluators import EVALUATORS
-from pixel_bert_jax.evaluators.base import to_host
+from pixel_bert_jax.evaluators.base import Evaluator, Settings, to_host
 from pixel_bert_jax.experiment import Experiment, data_root
 from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.train_state import TrainState
-from pixel_bert_jax.types import InputError, Params
+from pixel_bert_jax.types import Batch, InputError, Params
 
 
-def predictor(experiment: Experiment) -> Any:
-    """Returns (variables, Step) -> host arrays for the task's evaluator."""
-    name, _ = EVALUATORS[experiment.config["task"]["name"]]
-    function = jax.jit(experiment.task.predict[name])
+class Predictor:
+    """Runs a task's predict functions on a mesh; see `evaluators.base.Predict`.
 
-    def predict(variables: Params, step: Step) -> dict[str, np.ndarray]:
-        batch = sharding.place(step.batch, experiment.mesh, sharding.EVAL_SPEC)
-        return to_host(function(variables, prepare_images(batch, canvas=step.canvas)))
+    Batches are filled up with empty groups until they divide over the devices, so that
+    any number of groups can be evaluated on any number of devices.
+    """
 
-    return predict
+    def __init__(self, experiment: Experiment):
+        """Compiles nothing yet."""
+        self._mesh = experiment.mesh
+        self._functions = {
+            name: jax.jit(function)
+            for name, function in experiment.task.predict.items()
+        }
+        self.names = tuple(self._functions)
+
+    def __call__(
+        self, name: str, variables: Params, step: Step
+    ) -> dict[str, np.ndarray]:
+        """Runs one on a step of a stream and returns host arrays."""
+        out = to_host(self.run(name, variables, self.place(step)))
+        groups = len(step.batch["example_mask"])
+        return {key: x[:groups] for key, x in out.items()}
+
+    def place(self, step: Step) -> Batch:
+        """Puts a step of a stream onto the devices, its images resized."""
+        return prepare_images(self._placed(step.batch), canvas=step.canvas)
+
+    def run(self, name: str, variables: Params, batch: Batch) -> dict[str, Array]:
+        """Runs one on arrays [G, ...]; the results, filled up, stay on the devices."""
+        host = {k: x for k, x in batch.items() if isinstance(x, np.ndarray)}
+        return self._functions[name](variables, {**batch, **self._placed(host)})
+
+    def _placed(self, batch: Batch) -> Batch:
+        shards = sharding.data_shards(self._mesh)
+
+        def filled(x: np.ndarray) -> np.ndarray:
+            missing = -len(x) % shards
+            return np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+
+        full = {key: filled(x) for key, x in batch.items()}
+        return sharding.place(full, self._mesh, sharding.EVAL_SPEC)
+
+
+def evaluator(
+    experiment: Experiment, *, oracle: bool = False, workdir: Path | None = None
+) -> Evaluator:
+    """Makes the evaluator of the experiment's task.
+
+    Args:
+      experiment: gives task, tokenizer, answers and plan.
+      oracle: also compute the ceilings of generated data.
+      workdir: where a long evaluation may leave what it has.
+    """
+    settings = Settings(
+        experiment.tokenizer,
+        experiment.answers,
+        experiment.config["eval"],
+        oracle,
+        plan=experiment.evaluation_plan.fingerprint,
+        folder=workdir,
+    )
+    return EVALUATORS[experiment.config["task"]["name"]](settings)
 
 
 def run(
-    experiment: Experiment, variables: Params, predict: Any, *, oracle: bool
+    experiment: Experiment,
+    variables: Params,
+    predict: Predictor,
+    *,
+    oracle: bool,
+    workdir: Path | None = None,
 ) -> dict[str, float]:
     """Evaluates on every held-out example once.
 
     Args:
       experiment: gives plan, index, task.
       variables: parameters and running statistics.
-      predict: of `predictor`, kept by the caller so that it compiles once.
+      predict: kept by the caller so that it compiles once.
       oracle: also compute the ceilings of embedded data.
+      workdir: where a long evaluation may leave what it has.
     """
-    _, evaluator = EVALUATORS[experiment.config["task"]["name"]]
+    one = evaluator(experiment, oracle=oracle, workdir=workdir)
     with stream(experiment) as batches:
-        return dict(
-            evaluator(experiment.tokenizer, experiment.answers, oracle=oracle).run(
-                predict, variables, batches, experiment.evaluation_index
-            )
-        )
+        index = experiment.evaluation_index
+        return dict(one.run(predict, variables, batches, index))
 
 
 def write_predictions(
-    experiment: Experiment, variables: Params, path: Path
+    experiment: Experiment, variables: Params, path: Path, workdir: Path
 ) -> tuple[int, str]:
     """Predicts every held-out example and writes the task's official file.
+
+    Args:
+      experiment: gives plan, index, task.
+      variables: parameters and running statistics.
+      path: of the file.
+      workdir: where a long prediction may leave what it has.
 
     Returns:
       The number of predictions and the corpus.
@@ -67,9 +130,8 @@ def write_predictions(
       InputError: the task has no such file, or there is more than one corpus.
     """
     task = experiment.config["task"]["name"]
-    _, evaluator = EVALUATORS[task]
-    if not hasattr(evaluator, "write"):
-        able = [n for n, (_, e) in EVALUATORS.items() if hasattr(e, "write")]
+    if not hasattr(EVALUATORS[task], "write"):
+        able = [n for n, e in EVALUATORS.items() if hasattr(e, "write")]
         raise InputError(
             f"the task {task!r} has no official file; expected {' or '.join(able)}"
         )
@@ -78,10 +140,9 @@ def write_predictions(
         raise InputError(
             f"predictions are of one corpus, received {', '.join(index.corpora)}"
         )
-    one = evaluator(experiment.tokenizer, experiment.answers, oracle=False)
-    predict = predictor(experiment)
+    one = evaluator(experiment, workdir=workdir)
     with stream(experiment) as batches:
-        (found,) = one.predictions(predict, variables, batches, index)
+        (found,) = one.predictions(Predictor(experiment), variables, batches, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     one.write(path, found, index)
     return len(found), index.corpora[0]
@@ -89,9 +150,7 @@ def write_predictions(
 
 def figure_names(experiment: Experiment) -> list[str]:
     """Returns the names of the figures of the held-out examples."""
-    _, evaluator = EVALUATORS[experiment.config["task"]["name"]]
-    names = evaluator(experiment.tokenizer, experiment.answers, oracle=False).names
-    return names(experiment.evaluation_index)
+    return evaluator(experiment).names(experiment.evaluation_index)
 
 
 def stream(experiment: Experiment) -> Stream:

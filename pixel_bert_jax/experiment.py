@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from pixel_bert_jax import (
     checks,
     durations,
+    objectives,
     optim,
     sharding,
     train_state,
@@ -227,7 +229,6 @@ class Experiment:
         return dict(
             corpora=[index.plan_corpus(c, w) for c, w in enumerate(weights)],
             sizes=index.sizes,
-            texts_per_group=self.config["texts_per_group"],
             short=data["short_side"],
             long=data["long_side"],
             canvases=[geometry.parse_canvas(c) for c in data["canvases"]],
@@ -239,6 +240,8 @@ class Experiment:
         """Which examples form which training batch."""
         return TrainPlan(
             **self._plan_fields("train", self.train_index),
+            texts_per_group=self.config["texts_per_group"],
+            negatives=objectives.negatives(self.config["objectives"]),
             seed=self.config["seed"],
             groups=self.config["groups"],
         )
@@ -247,10 +250,14 @@ class Experiment:
     def evaluation_plan(self) -> EvaluationPlan:
         """The held-out examples, each once."""
         evaluation = self.config["eval"]
-        sharding.check_evaluation_groups(evaluation["groups"], self.mesh)
-        _, evaluator = EVALUATORS[self.config["task"]["name"]]
+        evaluator = EVALUATORS[self.config["task"]["name"]]
+        fields = self._plan_fields(self._held_out, self.evaluation_index)
+        texts = self.config["texts_per_group"]
+        if evaluator.whole_units:
+            texts = max(int(np.bincount(c.text_unit).max()) for c in fields["corpora"])
         return EvaluationPlan(
-            **self._plan_fields(self._held_out, self.evaluation_index),
+            **fields,
+            texts_per_group=texts,
             partners=evaluator.partners,
             seed=evaluation["seed"],
             groups=evaluation["groups"],

@@ -46,7 +46,7 @@ SPLIT = flags.DEFINE_enum(
     "split",
     "evaluate",
     ("evaluate", "predict"),
-    "With --mode=predict: what is predicted; predict is a test set without answers.",
+    "With --mode=evaluate or predict: the data; predict is the test set.",
 )
 REBUILD_INDEX = flags.DEFINE_bool(
     "rebuild_index", False, "Build the index of the data again."
@@ -112,9 +112,11 @@ def evaluate(config: dict, workdir: Path) -> None:
     """
     from pixel_bert_jax import evaluate as evaluation
 
-    experiment, variables, name = trained(config, workdir)
-    predict = evaluation.predictor(experiment)
-    figures = evaluation.run(experiment, variables, predict, oracle=True)
+    experiment, variables, name = trained(config, workdir, held_out=SPLIT.value)
+    predict = evaluation.Predictor(experiment)
+    figures = evaluation.run(
+        experiment, variables, predict, oracle=True, workdir=workdir
+    )
     print(name)
     print(evaluation.table(figures))
     if FIGURE.value:
@@ -136,7 +138,7 @@ def predict(config: dict, workdir: Path) -> None:
         raise types.InputError("--mode=predict needs --output=FILE")
     experiment, variables, name = trained(config, workdir, held_out=SPLIT.value)
     path = Path(OUTPUT.value).expanduser()
-    number, corpus = evaluation.write_predictions(experiment, variables, path)
+    number, corpus = evaluation.write_predictions(experiment, variables, path, workdir)
     print(f"{name}\n{number:,} predictions of {corpus!r} written to {path}")
 
 

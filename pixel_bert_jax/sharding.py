@@ -79,20 +79,6 @@ def check_groups(groups: int, accumulate: int, mesh: Mesh) -> None:
         )
 
 
-def check_evaluation_groups(groups: int, mesh: Mesh) -> None:
-    """Refuses an evaluation batch that does not divide over the mesh.
-
-    Raises:
-      InputError: with the nearest valid values.
-    """
-    shards = data_shards(mesh)
-    if groups <= 0 or groups % shards:
-        raise InputError(
-            f"eval.groups = {groups} does not divide by the data shards of the mesh "
-            f"({shards}); {_nearest_valid(groups, shards)}"
-        )
-
-
 def _nearest_valid(groups: int, unit: int) -> str:
     below = max(groups, 0) // unit * unit
     valid = [str(value) for value in (below, below + unit) if value]

@@ -93,7 +93,7 @@ def train_and_evaluate(
         checkpoints.close()
         return state
     report(experiment, state)
-    predict = evaluate.predictor(experiment)
+    predict = evaluate.Predictor(experiment)
     writer = metrics.Writer(workdir, total_steps=total, first_step=first)
     pending: _Pending | None = None
 
@@ -109,6 +109,7 @@ def train_and_evaluate(
                 state.variables,
                 predict,
                 oracle=config["eval"]["oracle"],
+                workdir=workdir,
             )
             # The line comes last: it says that nothing of this evaluation is missing.
             if checkpoints.save_if_best(state, meta, figures):

@@ -24,6 +24,7 @@ LAYERS = {
     "checks": 0,
     "data": 0,
     "data.geometry": 0,
+    "data.negatives": 0,
     "data.partners": 0,
     "data.permutations": 0,
     "data.plan": 0,

@@ -40,6 +40,11 @@ ARCHITECTURE = (
     *("backbone", "front_end", "features", "layers", "heads", "hidden"),
     "max_positions",
 )
+# What a new score of retrieval starts from, as UNITER's does: path -> path there.
+SCORE_FROM = {
+    f"params/heads/retrieval/score/{name}": f"params/heads/itm/classifier/{name}"
+    for name in ("kernel", "bias")
+}
 RESNET_FIXED = {"hidden_act": "relu", "downsample_in_bottleneck": False}
 PARAMS = "params" + trees.SEPARATOR
 # Weights -> what is fetched with them, of a model that is split over files too.
@@ -107,7 +112,7 @@ def adopt(
     """Takes over a trained model, perhaps for another task.
 
     All but the heads has to fit. A head that both have is taken over; one that only
-    the new task has starts anew.
+    the new task has starts anew, but for retrieval's score: see `SCORE_FROM`.
 
     Args:
       found: the trained model.
@@ -135,11 +140,16 @@ def adopt(
     taken = {path: x for path, x in have.items() if _head_of(path) in heads}
     target = {path: x for path, x in want.items() if _head_of(path) in heads}
     check_fits(trees.unflatten(taken), trees.unflatten(target), where)
+    loaded = {path: path for path in target}
+    if "retrieval" in {_head_of(path) for path in want} - heads:
+        for path, source in SCORE_FROM.items():
+            if source in have:  # class 1 of two: the pair matches
+                taken[path], loaded[path] = have[source][..., 1:], source
     report = Report(
-        loaded={path: path for path in target},
+        loaded=loaded,
         reshaped=[],
-        unused=[path for path in have if path not in taken],
-        missing=[path for path in want if path not in target],
+        unused=[path for path in have if path not in loaded.values()],
+        missing=[path for path in want if path not in loaded],
     )
     return taken, report
 

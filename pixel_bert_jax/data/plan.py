@@ -6,11 +6,14 @@ Both are pure functions of their arguments; the rules stand in `plan_base.py`.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
+from pixel_bert_jax.data.negatives import Negatives
 from pixel_bert_jax.data.partners import text_partners, unit_partners
 from pixel_bert_jax.data.plan_base import FORMAT, BasePlan
 from pixel_bert_jax.data.plan_types import (
@@ -39,11 +42,24 @@ __all__ = [
 class TrainPlan(BasePlan):
     """An endless stream of training batches; see the module's rules.
 
-    Raises InputError, beside the reasons of `BasePlan`, if the data fill no batch.
+    With `negatives` = N each text is followed by N texts of other pictures.
+
+    Raises InputError, beside the reasons of `BasePlan`, if the data fill no batch or
+    have too few negatives.
     """
 
-    def __init__(self, corpora: Sequence[Corpus], sizes: np.ndarray, **settings):
+    def __init__(
+        self,
+        corpora: Sequence[Corpus],
+        sizes: np.ndarray,
+        *,
+        negatives: int = 0,
+        **settings,
+    ):
         super().__init__(corpora, sizes, **settings)
+        self._negatives = None
+        if negatives:
+            self._negatives = Negatives(self.corpora, negatives, self.seed)
         available = sum(self._bucket_sizes)
         if available < self.groups:
             raise InputError(
@@ -56,6 +72,14 @@ class TrainPlan(BasePlan):
     def _weight(self, corpus: Corpus) -> Fraction:
         return Fraction(float(corpus.weight)).limit_denominator(10**6)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of everything that fixes the order of the examples."""
+        if self._negatives is None:
+            return super().fingerprint
+        both = f"{super().fingerprint} negatives {self._negatives.count}"
+        return hashlib.sha256(both.encode()).hexdigest()
+
     def batch(self, step: int) -> PlanBatch:
         """Returns the global batch of a step; O(1) once its epoch is built.
 
@@ -63,7 +87,11 @@ class TrainPlan(BasePlan):
         """
         if step < 0:
             raise IndexError(f"Expected a step of at least 0, received {step}.")
-        return self._batch(*divmod(step, self.steps_per_epoch))[0]
+        batch, _ = self._batch(*divmod(step, self.steps_per_epoch))
+        if self._negatives is None:
+            return batch
+        texts, uid = self._negatives.extend(batch, step)
+        return dataclasses.replace(batch, texts=texts, uid=uid)
 
 
 class EvaluationPlan(BasePlan):

@@ -2,11 +2,12 @@
 
 from pixel_bert_jax.evaluators.nlvr2 import Nlvr2Evaluator
 from pixel_bert_jax.evaluators.probe import Probe
+from pixel_bert_jax.evaluators.retrieval import RetrievalEvaluator
 from pixel_bert_jax.evaluators.vqa import VqaEvaluator
 
-# Task name -> (name of the task's predict function, evaluator).
 EVALUATORS = {
-    "pretrain": ("probe", Probe),
-    "vqa": ("answer", VqaEvaluator),
-    "nlvr2": ("judge", Nlvr2Evaluator),
+    "pretrain": Probe,
+    "vqa": VqaEvaluator,
+    "nlvr2": Nlvr2Evaluator,
+    "retrieval": RetrievalEvaluator,
 }

@@ -2,22 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax import Array
 
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.pipeline import Step
-from pixel_bert_jax.types import Params
+from pixel_bert_jax.data.text import WordPiece
+from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
+from pixel_bert_jax.types import Batch, Params
 
-# Runs a task's predict function on one step of a stream; host arrays come back.
-Predict = Callable[[Params, Step], dict[str, np.ndarray]]
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an evaluator may need beside a stream.
+
+    Attributes:
+      tokenizer: of the model.
+      answers: its classes, if questions are asked.
+      options: config.eval.
+      oracle: also compute the ceilings of generated data.
+      plan: fingerprint of the plan of the stream.
+      folder: where a long evaluation leaves what it has, to go on from; None: nowhere.
+    """
+
+    tokenizer: WordPiece
+    answers: AnswerVocabulary | None
+    options: Mapping[str, Any]
+    oracle: bool
+    plan: str = ""
+    folder: Path | None = None
+
+
+class Predict(Protocol):
+    """Runs a task's predict functions, each compiled once a shape.
+
+    Attributes:
+      names: of the functions.
+    """
+
+    names: Collection[str]
+
+    def __call__(
+        self, name: str, variables: Params, step: Step
+    ) -> dict[str, np.ndarray]:
+        """Runs one on a step of a stream and returns host arrays."""
+
+    def place(self, step: Step) -> Batch:
+        """Puts a step of a stream onto the devices, its images resized."""
+
+    def run(self, name: str, variables: Params, batch: Batch) -> dict[str, Array]:
+        """Runs one on arrays [G, ...]; the results stay on the devices.
+
+        They may have more than G rows, of which the first G count.
+        """
 
 
 class Evaluator(Protocol):
-    """Turns predictions into figures."""
+    """Turns predictions into figures.
+
+    Attributes:
+      partners: examples come with another picture and a text of another one.
+      whole_units: all texts of an image come together, and so each image once.
+    """
+
+    partners: bool
+    whole_units: bool
 
     # An evaluator may also have `predictions`, as `run` without the figures, and
     # `write`, which puts those of one corpus into their official form.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pixel_bert_jax.data.index import Index
-from pixel_bert_jax.evaluators.base import Predict
+from pixel_bert_jax.evaluators.base import Predict, Settings
 from pixel_bert_jax.evaluators.nlvr2_scores import (
     LABELS,
     check_predictions,
@@ -19,17 +19,14 @@ from pixel_bert_jax.types import Params
 
 
 class Nlvr2Evaluator:
-    """Scores the predictions of `Nlvr2.judge`.
-
-    Attributes:
-      partners: examples come alone.
-    """
+    """Scores the predictions of `Nlvr2.judge`."""
 
     partners = False
+    whole_units = False
 
-    def __init__(self, tokenizer: Any, answers: Any = None, *, oracle: bool):
-        """Needs none of the arguments: whoever reads the scenes is always right."""
-        del tokenizer, answers, oracle
+    def __init__(self, settings: Settings):
+        """Needs none of them: whoever reads the scenes is always right."""
+        del settings
 
     def names(self, index: Index) -> list[str]:
         """Returns the names of all figures that `run` gives for an index."""
@@ -66,7 +63,7 @@ class Nlvr2Evaluator:
         """Returns {identifier: "True" or "False"} for each corpus."""
         found: list[dict[str, str]] = [{} for _ in index.corpora]
         for step in stream:
-            out = predict(variables, step)
+            out = predict("judge", variables, step)
             batch = step.batch
             for g, k in zip(*batch["example_mask"].nonzero(), strict=True):
                 c, row = int(batch["corpus"][g]), int(batch["example_uid"][g, k, 1])

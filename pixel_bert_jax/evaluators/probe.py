@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from pixel_bert_jax.data.index import Index
-from pixel_bert_jax.data.text import WordPiece
-from pixel_bert_jax.evaluators.base import Predict, clustered_mean
+from pixel_bert_jax.evaluators.base import Predict, Settings, clustered_mean
 from pixel_bert_jax.types import Params
 
 IMAGES = ("own", "blanked", "other")
@@ -26,16 +25,15 @@ class Probe:
     Attributes:
       tokenizer: of the run.
       oracle: also compute ceilings, where the source has an oracle.
-      partners: each example comes with another picture and a text of another one.
     """
 
     partners = True
+    whole_units = False
 
-    def __init__(self, tokenizer: WordPiece, answers: Any = None, *, oracle: bool):
-        """Keeps the arguments; there are no answers to know."""
-        del answers
-        self.tokenizer = tokenizer
-        self.oracle = oracle
+    def __init__(self, settings: Settings):
+        """Keeps what is needed."""
+        self.tokenizer = settings.tokenizer
+        self.oracle = settings.oracle
 
     def names(self, index: Index) -> list[str]:
         """Returns the names of all figures that `run` may give for an index."""
@@ -63,7 +61,7 @@ class Probe:
         """
         tables = [_Table() for _ in index.corpora]
         for step in stream:
-            out = predict(variables, step)
+            out = predict("probe", variables, step)
             batch = step.batch
             for c, table in enumerate(tables):
                 rows = batch["example_mask"] & (batch["corpus"] == c)[:, None]

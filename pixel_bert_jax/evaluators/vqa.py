@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pixel_bert_jax.data.index import Index
-from pixel_bert_jax.data.text import WordPiece
-from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
-from pixel_bert_jax.evaluators.base import Predict
+from pixel_bert_jax.evaluators.base import Predict, Settings
 from pixel_bert_jax.evaluators.vqa_accuracy import accuracy, validate, write_results
-from pixel_bert_jax.types import Params
+from pixel_bert_jax.types import InputError, Params
 
 
 class VqaEvaluator:
@@ -21,18 +19,15 @@ class VqaEvaluator:
     Attributes:
       answers: the classes.
       oracle: also score the most common answer, where the source is generated.
-      partners: examples come alone.
     """
 
     partners = False
+    whole_units = False
 
-    def __init__(
-        self, tokenizer: WordPiece, answers: AnswerVocabulary, *, oracle: bool
-    ):
-        """Keeps the arguments; texts are not looked at."""
-        del tokenizer
-        self.answers = answers
-        self.oracle = oracle
+    def __init__(self, settings: Settings):
+        """Keeps what is needed; texts are not looked at."""
+        self.answers = settings.answers
+        self.oracle = settings.oracle
 
     def names(self, index: Index) -> list[str]:
         """Returns the names of all figures that `run` gives for an index."""
@@ -58,6 +53,11 @@ class VqaEvaluator:
         found = self.predictions(predict, variables, stream, index)
         for c, corpus in enumerate(index.corpora):
             annotations = list(self._annotations(index, c))
+            if annotations and "answers" not in annotations[0]:
+                raise InputError(
+                    f"the questions of {corpus!r} have no answers to compare with; "
+                    "--mode=predict writes the file for the test server"
+                )
             scored = accuracy(found[c], annotations)
             yield f"{corpus}/questions", float(len(annotations))
             yield f"{corpus}/accuracy", scored.overall
@@ -76,7 +76,7 @@ class VqaEvaluator:
         """Returns {question id: answer} for each corpus."""
         found: list[dict[int, str]] = [{} for _ in index.corpora]
         for step in stream:
-            out = predict(variables, step)
+            out = predict("answer", variables, step)
             batch = step.batch
             for g, k in zip(*batch["example_mask"].nonzero(), strict=True):
                 c, row = int(batch["corpus"][g]), int(batch["example_uid"][g, k, 1])

@@ -55,6 +55,22 @@ class MatchHead(nn.Module):
         return classifier(at_least_float32(pooled))
 
 
+class ScoreHead(nn.Module):
+    """How well a pair matches, as one number: a linear layer of the [CLS] output.
+
+    Attributes:
+      init_std: of the kernel.
+    """
+
+    init_std: float
+
+    @nn.compact
+    def __call__(self, pooled: Array) -> Array:
+        """Maps pooled [B, D] to scores [B], at least float32."""
+        score = nn.Dense(1, kernel_init=init(self.init_std), name="score")
+        return score(at_least_float32(pooled))[..., 0]
+
+
 class MultilayerHead(nn.Module):
     """Classifier of one or several [CLS] outputs: dense, GELU, layer norm, dense.
 

@@ -10,6 +10,7 @@ from pixel_bert_jax.objectives.base import Objective
 from pixel_bert_jax.objectives.image_words import ImageWords
 from pixel_bert_jax.objectives.itm import ImageTextMatching
 from pixel_bert_jax.objectives.mlm import MaskedLanguageModelling
+from pixel_bert_jax.objectives.retrieval import Retrieval
 from pixel_bert_jax.objectives.truth import Truth
 from pixel_bert_jax.types import InputError, nearest
 
@@ -19,6 +20,7 @@ OBJECTIVES = {
     "image_words": ImageWords,
     "answers": Answers,
     "truth": Truth,
+    "retrieval": Retrieval,
 }
 
 
@@ -37,3 +39,8 @@ def build(config: Mapping[str, Mapping[str, Any]]) -> tuple[Objective, ...]:
     if not config:
         raise InputError("objectives is empty: at least one objective is needed")
     return tuple(OBJECTIVES[name](**fields) for name, fields in config.items())
+
+
+def negatives(config: Mapping[str, Mapping[str, Any]]) -> int:
+    """Returns how many texts of other pictures `config.objectives` asks for."""
+    return config["retrieval"]["negatives"] if "retrieval" in config else 0

@@ -61,7 +61,7 @@ class ImageWords:
         table = heads["word_embedding"]()
         logits = heads["image_words"](encoded.features, table)  # [G, M, P, V]
         logits = log_odds_of_any(logits, encoded.mask[..., None], axis=(1, 2))
-        real = view.text_mask & view.mask[..., None]
+        real = view.text_mask & (view.mask & view.match)[..., None]
         ids = jnp.where(real, view.text_ids, -1)
         present = jnp.any(ids[..., None] == jnp.arange(logits.shape[-1]), axis=(1, 2))
         group = jnp.any(view.mask, axis=-1)

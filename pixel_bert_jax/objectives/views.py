@@ -36,6 +36,8 @@ class ViewSettings(NamedTuple):
     # While the run is young, more words may be masked: see `probability_at`.
     warmup_probability: float
     warmup_steps: int
+    # Texts of other pictures behind each text of a batch; see `data/negatives.py`.
+    negatives: int = 0
 
 
 def probability_at(step: Array, settings: ViewSettings) -> Array:
@@ -66,12 +68,13 @@ class View:
 
 def clean(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View:
     """The batch as it is, which is what all fine-tuning reads."""
-    del key, step, settings
+    del key, step
     mask = batch["example_mask"]
+    own = jnp.arange(mask.shape[1]) % (1 + settings.negatives) == 0
     return View(
         text_ids=batch["text_ids"],
         text_mask=batch["text_mask"],
-        match=jnp.ones_like(mask),
+        match=jnp.broadcast_to(own, mask.shape),
         mask=mask,
         unpaired=jnp.zeros_like(mask),
         masked=None,

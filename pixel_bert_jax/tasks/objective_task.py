@@ -62,6 +62,7 @@ class ObjectiveTask:
             whole_words=masking["whole_words"],
             warmup_probability=masking["warmup_probability"],
             warmup_steps=masking["warmup_steps"],
+            negatives=objectives.negatives(config["objectives"]),
         )
         self.predict = {name: getattr(self, name) for name in self.predictions}
 

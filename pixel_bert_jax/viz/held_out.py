@@ -102,7 +102,7 @@ def collect(
     """
     made: list[Panel] = []
     for step in stream:
-        made += panels(step.batch, predict(variables, step), tokenizer)
+        made += panels(step.batch, predict("probe", variables, step), tokenizer)
         if len(made) >= count:
             break
     return made[:count]

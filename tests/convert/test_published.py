@@ -31,7 +31,7 @@ def test_it_answers_on_scenes_never_trained_on(folder, tmp_path):
     config["data"]["index_dir"] = str(tmp_path)
     config["mesh"] = {"data": -1}
     experiment, exported = evaluate.from_model(config, folder)
-    predict = evaluate.predictor(experiment)
+    predict = evaluate.Predictor(experiment)
     figures = evaluate.run(experiment, exported.variables, predict, oracle=False)
     assert len(jax.devices()) == 8
     assert figures["scenes/texts"] == 480

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pixel_bert_jax.data.text import WordPiece
-from pixel_bert_jax.evaluators.base import clustered_mean
+from pixel_bert_jax.evaluators.base import Settings, clustered_mean
 from pixel_bert_jax.evaluators.probe import Probe
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "ring", "star")
@@ -73,8 +73,8 @@ def figures():
     )
     index = types.SimpleNamespace(corpora=("toy",), sources=(source,))
     stream = [types.SimpleNamespace(batch=batch)]
-    probe = Probe(WordPiece(WORDS), oracle=True)
-    found = dict(probe.run(lambda variables, step: out, {}, stream, index))
+    probe = Probe(Settings(WordPiece(WORDS), None, {}, oracle=True))
+    found = dict(probe.run(lambda name, variables, step: out, {}, stream, index))
     return batch, out, {k.removeprefix("toy/"): v for k, v in found.items()}
 
 

@@ -86,3 +86,67 @@ def test_swapped_images_swap_the_halves():
     one, other = joined(pooled, (3, 2)), joined(swapped, (3, 2))
     np.testing.assert_array_equal(one[..., :D], other[..., D:])
     np.testing.assert_array_equal(one[..., D:], other[..., :D])
+
+
+def candidates(groups, texts, negatives, seed=0):
+    """A batch whose texts are each followed by texts of other pictures."""
+    batch = small.batch(groups, texts * (1 + negatives), seed=seed)
+    own = batch["example_mask"].reshape(groups, texts, -1)[..., :1]
+    mask = np.broadcast_to(own, (groups, texts, 1 + negatives))
+    batch["example_mask"] = mask.reshape(groups, -1)
+    return batch
+
+
+@pytest.mark.parametrize("hardest", [0, 3, 7])
+def test_retrieval_is_the_cross_entropy_against_the_hardest(hardest):
+    fields = {"weight": 1.0, "negatives": 7, "hardest": hardest}
+    (objective,) = objectives.build({"retrieval": fields})
+    batch = candidates(6, 2, 7)
+    task = small.task(objectives={"retrieval": fields})
+    view = VIEWS["clean"](batch, jax.random.key(0), jnp.zeros(()), task.settings)
+    heads, out = bound(objective, small.text_spec()), encoded(6 * 16)
+    loss, sums = objective.loss(heads, out, view)
+    scores = np.float64(heads["retrieval"](out.pooled)).reshape(12, 8)
+    total = first = 0.0
+    real = batch["example_mask"].reshape(12, 8)[:, 0]
+    for own, *others in scores[real]:
+        hard = sorted(others)[-(hardest or 7) :]
+        total += np.log(np.exp([own, *hard]).sum()) - own
+        first += own > max(others)
+    assert 0 < first < real.sum() < 12
+    np.testing.assert_allclose(loss, total, rtol=1e-5)
+    assert float(objective.count(view)) == real.sum()
+    assert float(sums["retrieval/accuracy"][0]) == first
+
+
+def test_only_the_hardest_negatives_have_a_gradient():
+    fields = {"weight": 1.0, "negatives": 7, "hardest": 3}
+    (objective,) = objectives.build({"retrieval": fields})
+    batch = candidates(6, 2, 7)
+    task = small.task(objectives={"retrieval": fields})
+    view = VIEWS["clean"](batch, jax.random.key(0), jnp.zeros(()), task.settings)
+    heads, out = bound(objective, small.text_spec()), encoded(6 * 16)
+
+    def loss(pooled):
+        return objective.loss(heads, out.replace(pooled=pooled), view)[0]
+
+    touched = np.abs(jax.grad(loss)(out.pooled)).sum(-1).reshape(12, 8) > 0
+    real = batch["example_mask"].reshape(12, 8)[:, 0]
+    assert touched[real, 0].all() and (touched[real, 1:].sum(1) == 3).all()
+    assert not touched[~real].any()
+    scores = np.asarray(heads["retrieval"](out.pooled)).reshape(12, 8)[real, 1:]
+    lifted = np.sort(scores, axis=1)[:, 3]
+    assert (touched[real, 1:] == (scores > lifted[:, None])).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"negatives": 0}, "negatives is 0, expected at least 1"),
+        ({"hardest": 21}, r"hardest is 21, expected 0 \(all\) to 20"),
+        ({"hardest": -1}, "hardest is -1"),
+    ],
+)
+def test_numbers_of_negatives_that_cannot_be_meant(fields, message):
+    with pytest.raises(InputError, match=message):
+        objectives.build({"retrieval": {"weight": 1.0, **fields}})

@@ -110,3 +110,13 @@ def test_a_step_adds_the_weighted_mean_and_leaves_the_other_losses():
     assert new.losses["image_words"] > 0
     for name, value in old.losses.items():
         np.testing.assert_allclose(new.losses[name], value, rtol=1e-6)
+
+
+def test_texts_of_other_images_do_not_count():
+    visual, view, *_ = parts()
+    own = np.arange(TEXTS) == 0
+    candidates = view.replace(match=view.match & own)
+    alone = view.replace(mask=view.mask & own)
+    got, want, everything = (loss_of(visual, v)[0] for v in (candidates, alone, view))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert abs(got - everything) > 1

@@ -47,9 +47,12 @@ class AnnotatedPhotos:
       word_classes: empty, nobody has labelled the words of real captions.
       problems: faults found so far, for which no index is built.
       notes: remarks on what was found, one line each.
+      captions_per_image: exactly so many captions count; an image with fewer is a
+        fault, of more the first are used and that is told. 0: all there are.
     """
 
     word_classes: Mapping[str, frozenset[str]] = {}
+    captions_per_image = 0
 
     def __init__(self, name: str, annotations: Path | Sequence[Path], folder: Path):
         self.name = name
@@ -59,6 +62,7 @@ class AnnotatedPhotos:
         self.identity: Mapping[str, Any] = {"images": str(folder.resolve())}
         self.problems = Problems()
         self.notes: list[str] = []
+        self._keys: list[str] = []  # of all images
 
     def files(self) -> list[Path]:
         """Returns the annotation files."""
@@ -90,6 +94,7 @@ class AnnotatedPhotos:
                 )
             # An image with a fault is passed on, lest its texts count as faults too.
             height, width = image.size or size or (1, 1)
+            self._keys.append(image.key)
             yield ImageRecord(image.key, image.image_id, height, width, image.coco_id)
         if unreadable:
             self.notes.append(
@@ -100,7 +105,29 @@ class AnnotatedPhotos:
 
     def texts(self) -> Iterator[tuple[str, str]]:
         """Yields (image key, caption)."""
-        yield from self._texts()
+        wanted = self.captions_per_image
+        if not wanted:
+            yield from self._texts()
+            return
+        counts = dict.fromkeys(self._keys, 0)
+        for key, caption in self._texts():
+            counts[key] = counts.get(key, 0) + 1
+            if counts[key] <= wanted:
+                yield key, caption
+        more = Problems()
+        for key, count in counts.items():
+            text = f"{self.path(key)}: {count}"
+            if count < wanted:
+                self.problems.add(f"image with fewer than {wanted} captions", text)
+            elif count > wanted:
+                more.add(f"image with more than {wanted} captions, cut to these", text)
+        self.notes += str(more).splitlines()
+
+    def limit_captions(self, number: int) -> None:
+        """Sets `captions_per_image`."""
+        if number:  # an index built before there was a limit stays valid
+            self.captions_per_image = number
+            self.identity = {**self.identity, "captions_per_image": number}
 
     def _listed(self) -> Iterator[Listed]:
         """Yields the images that the files list; reports faulty records."""

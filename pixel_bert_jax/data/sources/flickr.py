@@ -9,7 +9,7 @@ the photos.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +20,57 @@ from pixel_bert_jax.types import InputError
 class FlickrSource(files.AnnotatedPhotos):
     """Captions of the images of one list; a key is the name of the image's file."""
 
-    def __init__(self, name: str, tokens: Path, split_list: Path, folder: Path):
+    def __init__(
+        self,
+        name: str,
+        tokens: Path,
+        split_list: Path,
+        folder: Path,
+        others: Sequence[Path] = (),
+    ):
+        """Keeps the paths.
+
+        Args:
+          name: of the corpus.
+          tokens: the captions.
+          split_list: the images of this split.
+          folder: of the photos.
+          others: lists of the other splits, which must name other images.
+        """
         super().__init__(name, (tokens, split_list), folder)
-        self._keys: dict[str, str] = {}  # name without its ending -> key
+        self.others = tuple(others)
+        self._key_of: dict[str, str] = {}  # name without its ending -> key
 
     def _listed(self) -> Iterator[files.Listed]:
         tokens, split_list = self.annotations
         # Lists of Flickr30k leave the ending out; the captions have it.
         known = {Path(name).stem: name for name, _, _ in self._lines()}
+        elsewhere = {
+            line.strip().removesuffix(".jpg"): path
+            for path in self.others
+            for line in _lines(path)
+        }
         for number, line in enumerate(_lines(split_list), 1):
             name = line.strip()
             if not name:
                 continue
             where = f"{split_list}, line {number}: {name!r}"
             stem = name.removesuffix(".jpg")
-            if stem in self._keys:
+            if stem in self._key_of:
                 self.problems.add("duplicate image", where)
+            elif stem in elsewhere:
+                self.problems.add(
+                    "image in two splits", f"{where}, also in {elsewhere[stem]}"
+                )
             elif stem not in known:
                 self.problems.add(f"image without a caption in {tokens}", where)
             else:
-                self._keys[stem] = known[stem]
+                self._key_of[stem] = known[stem]
                 yield files.Listed(known[stem], number, None, None)
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         for name, number, caption in self._lines(self.problems):
-            key = self._keys.get(Path(name).stem)
+            key = self._key_of.get(Path(name).stem)
             if key and self.is_caption(caption, f"line {number}"):
                 yield key, caption
 
@@ -69,20 +95,27 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> FlickrSou
 
     Args:
       config: name; annotations: the token file; split_list: a list of images for each
-        split, {"train": ..., "evaluate": ...}; images: the folder of the photos.
-      split: "train" or "evaluate".
+        split, {"train": ..., "evaluate": ...}; images: the folder of the photos;
+        captions_per_image: see `files.AnnotatedPhotos` (default: all).
+      split: one of them.
       root: what relative paths start from.
 
     Raises:
       InputError: a field or a file is missing, or a field is unknown.
     """
-    base.only(config, ["name", "annotations", "split_list", "images"], [])
-    return FlickrSource(
+    fields = ["name", "annotations", "split_list", "images"]
+    base.only(config, fields, ["captions_per_image"])
+    lists = config["split_list"]
+    others = [s for s in lists if s != split] if isinstance(lists, Mapping) else []
+    source = FlickrSource(
         name=config["name"],
         tokens=files.resolve(config, "annotations", split, root),
         split_list=files.resolve(config, "split_list", split, root),
         folder=files.resolve(config, "images", split, root),
+        others=[files.resolve(config, "split_list", s, root) for s in others],
     )
+    source.limit_captions(config.get("captions_per_image", 0))
+    return source
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -32,6 +32,7 @@ class KarpathySource(files.JsonPhotos):
     def _parse(self, content: Any, path: str) -> None:
         found: collections.Counter[str] = collections.Counter()
         keys: set[str] = set()
+        homes: dict[Any, str] = {}  # of every image: its split
         sentences: set[int] = set()
         for n, image in enumerate(files.records(content, "images", path)):
             where = f"images[{n}]"
@@ -42,10 +43,17 @@ class KarpathySource(files.JsonPhotos):
                     f"{path}, {where}: {str(image)[:120]}",
                 )
                 continue
-            found[image["split"]] += 1
-            if image["split"] not in self.splits:
-                continue
+            split = image["split"]
+            found[split] += 1
             key = str(Path(image.get("filepath") or "") / image["filename"])
+            home = homes.setdefault(image.get("cocoid", key), split)
+            if home != split:
+                self.problems.add(
+                    "image in two splits", f"{path}, {where}: {key}: {home}, {split}"
+                )
+                continue
+            if split not in self.splits:
+                continue
             if key in keys:
                 self.problems.add("duplicate image", f"{path}, {where}: {key}")
                 continue
@@ -87,15 +95,18 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> KarpathyS
     Args:
       config: name; annotations: the json file; images: folder that filepath/filename
         is relative to (default: the root); splits: names of the file's splits for
-        "train" and for "evaluate" (default: `SPLITS`).
-      split: "train" or "evaluate".
+        "train", "evaluate" and perhaps "predict" (default: `SPLITS`);
+        captions_per_image: see `files.AnnotatedPhotos` (default: all).
+      split: "train", "evaluate" or "predict".
       root: what relative paths start from.
 
     Raises:
       InputError: a field or a file is missing, a field is unknown, or an image would
         be both trained on and evaluated.
     """
-    base.only(config, ["name", "annotations"], ["images", "splits"])
+    base.only(
+        config, ["name", "annotations"], ["images", "splits", "captions_per_image"]
+    )
     splits = {
         ours: (theirs,) if isinstance(theirs, str) else tuple(theirs)
         for ours, theirs in (config.get("splits") or SPLITS).items()
@@ -103,16 +114,19 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> KarpathyS
     where = f"Corpus {config['name']!r}: splits"
     if not splits.get(split):
         raise InputError(f"{where} has none for {split!r}, received {splits}.")
-    if both := set(splits.get("train", ())) & set(splits.get("evaluate", ())):
+    held_out = {*splits.get("evaluate", ()), *splits.get("predict", ())}
+    if both := set(splits.get("train", ())) & held_out:
         raise InputError(
             f"{where}: {', '.join(sorted(both))} would be trained on and evaluated."
         )
-    return KarpathySource(
+    source = KarpathySource(
         name=config["name"],
         annotations=files.resolve(config, "annotations", split, root),
         folder=files.resolve(config, "images", split, root, default="."),
         splits=splits[split],
     )
+    source.limit_captions(config.get("captions_per_image", 0))
+    return source
 
 
 def _is_image(image: Any) -> bool:

@@ -114,8 +114,18 @@ def oracle_match(
     return any(reader.forward(slots) for _, slots in grammar.derivations())
 
 
+def oracle_likelihood(scene: Scene | Grammar, words: Sequence[str]) -> float:
+    """Returns the probability that a caption drawn of the scene is this one."""
+    grammar = scene if isinstance(scene, Grammar) else Grammar(scene)
+    reader, total = _Reader(words, ()), 0.0
+    for weight, slots in grammar.derivations():
+        if steps := reader.forward(slots):
+            total += weight * steps[-1][len(words)]
+    return total
+
+
 class SceneOracle:
-    """Both questions about one scene, its grammar built once."""
+    """The questions about one scene, its grammar built once."""
 
     def __init__(self, scene: Scene):
         """Reads the scene graph."""
@@ -128,3 +138,7 @@ class SceneOracle:
     def match(self, words: Sequence[str]) -> bool:
         """Returns `oracle_match` of the scene."""
         return oracle_match(self._grammar, words)
+
+    def likelihood(self, words: Sequence[str]) -> float:
+        """Returns `oracle_likelihood` of the scene."""
+        return oracle_likelihood(self._grammar, words)

@@ -1,0 +1,165 @@
+"""Scores of pairs of held-out images and texts, each image through the CNN once.
+
+A batch of images is encoded, its visual tokens stay on the devices, and the texts pass
+by in portions of fixed size. What a batch gave can be kept in a file, so that hours of
+scoring go on where they were stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pixel_bert_jax.data.index import Index
+from pixel_bert_jax.data.pipeline import Step
+from pixel_bert_jax.evaluators.base import Predict, to_host
+from pixel_bert_jax.types import Batch, InputError, Params
+
+
+class Gallery:
+    """The images and texts of a held-out corpus, numbered from 0.
+
+    Attributes:
+      index: holds the single corpus.
+      image_rows: int64 [N] rows of the images that have texts, in the index's order.
+      text_image: int64 [T] the number of each text's image.
+    """
+
+    def __init__(self, index: Index):
+        """Reads which text belongs to which image.
+
+        Raises:
+          InputError: there is more than one corpus, or one of pairs of images.
+        """
+        if len(index.corpora) != 1:
+            raise InputError(
+                "retrieval is evaluated on one corpus, received "
+                f"{', '.join(index.corpora)}; give the others evaluated=False"
+            )
+        self.index = index
+        self.image_rows, self.text_image = np.unique(
+            index.text_image(0), return_inverse=True
+        )
+
+    def shown(self, step: Step) -> np.ndarray:
+        """Returns int64 [G]: the number of each group's image, -1 for a hole."""
+        texts = step.batch["example_uid"][:, 0, 1].astype(np.int64)
+        real = step.batch["example_mask"][:, 0]
+        return np.where(real, self.text_image[np.where(real, texts, 0)], -1)
+
+
+class PairScorer:
+    """Scores images that are encoded against texts by their numbers."""
+
+    def __init__(
+        self, predict: Predict, variables: Params, gallery: Gallery, texts: int
+    ):
+        """Keeps the arguments.
+
+        Args:
+          predict: of the task `retrieval`.
+          variables: parameters and running statistics.
+          gallery: whose texts these are.
+          texts: scored at once beside each image.
+        """
+        self._predict, self._variables = predict, variables
+        self._gallery, self._texts = gallery, texts
+
+    def encode(self, step: Step) -> Batch:
+        """Returns the visual tokens of a step's images, on the devices."""
+        predict = self._predict
+        return predict.run("pixels", self._variables, predict.place(step))
+
+    def score(self, visual: Batch, wanted: np.ndarray) -> np.ndarray:
+        """Returns float32 [G, n]: the scores of texts `wanted` [G, n]; -1 is none.
+
+        Args:
+          visual: of `encode`, on the devices or the host.
+          wanted: int numbers of texts beside each image.
+        """
+        count, size = wanted.shape[1], self._texts
+        padding = ((0, 0), (0, -count % size))
+        wanted = np.pad(wanted, padding, constant_values=-1)
+        found = []
+        for begin in range(0, wanted.shape[1], size):
+            rows = wanted[:, begin : begin + size]
+            ids, mask = self._gallery.index.texts(0, rows.reshape(-1))
+            texts = {
+                "text_ids": ids.reshape(*rows.shape, -1),
+                "text_mask": mask.reshape(*rows.shape, -1),
+            }
+            out = self._predict.run("score", self._variables, {**visual, **texts})
+            found.append(out["score"])
+        return np.concatenate(to_host(found), axis=1)[: len(wanted), :count]
+
+
+def score_matrix(
+    scorer: PairScorer, stream: Any, gallery: Gallery, folder: Path | None
+) -> np.ndarray:
+    """Returns float32 [N, T]: the score of every image with every text.
+
+    Args:
+      scorer: of the model.
+      stream: of batches that show each image once.
+      gallery: what is shown.
+      folder: keeps what each batch gave, and gives it back; None: nothing is kept.
+    """
+    texts = len(gallery.text_image)
+    scores = np.empty((len(gallery.image_rows), texts), np.float32)
+    rows = np.broadcast_to(np.arange(texts), (1, texts))
+    for step, images in once(stream, gallery):
+        file = folder and folder / f"{step.step:06d}.npy"
+        real = images >= 0
+        part = _read(file, (int(real.sum()), texts))
+        if part is None:
+            visual = scorer.encode(step)
+            wanted = np.broadcast_to(rows, (len(images), texts))
+            part = scorer.score(visual, wanted)[real]
+            _write(file, part)
+        scores[images[real]] = part
+    return scores
+
+
+def once(stream: Any, gallery: Gallery) -> Iterator[tuple[Step, np.ndarray]]:
+    """Yields (step, numbers of its images) and checks that each image comes once.
+
+    Raises:
+      RuntimeError: one came twice, or never; the figures would be wrong.
+    """
+    seen = np.zeros(len(gallery.image_rows), np.int64)
+    for step in stream:
+        images = gallery.shown(step)
+        np.add.at(seen, images[images >= 0], 1)
+        yield step, images
+    if (seen != 1).any():
+        raise RuntimeError(
+            f"{(seen == 0).sum()} of {len(seen)} images were not seen, "
+            f"{(seen > 1).sum()} more than once"
+        )
+
+
+def _read(file: Path | None, shape: tuple[int, int]) -> np.ndarray | None:
+    """Returns a part that was kept; one that is damaged is made again."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        part = np.load(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    return part if part.shape == shape and part.dtype == np.float32 else None
+
+
+def _write(file: Path | None, part: np.ndarray) -> None:
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole = file.with_suffix(".tmp")
+    with whole.open("wb") as stream:
+        np.save(stream, part)
+        stream.flush()
+        os.fsync(stream.fileno())
+    whole.replace(file)
