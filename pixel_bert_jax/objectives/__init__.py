@@ -43,4 +43,4 @@ def build(config: Mapping[str, Mapping[str, Any]]) -> tuple[Objective, ...]:
 
 def negatives(config: Mapping[str, Mapping[str, Any]]) -> int:
     """Returns how many texts of other pictures `config.objectives` asks for."""
-    return config["retrieval"]["negatives"] if "retrieval" in config else 0
+    return Retrieval(**config["retrieval"]).negatives if "retrieval" in config else 0

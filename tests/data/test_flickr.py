@@ -83,3 +83,22 @@ def test_a_cut_archive_is_refused(folder, tokenizer, tmp_path):
     with pytest.raises(InputError, match=r"Cannot read .*f\.token\.gz"):
         packed = source(folder, annotations="f.token.gz")
         build_or_open([packed], tokenizer, 8, tmp_path / "index")
+
+
+def test_an_image_in_two_lists_is_a_fault(folder, tokenizer, tmp_path):
+    (folder / "dev.txt").write_text("3_a\n0_a\n")
+    for split, other in (("train", "dev"), ("evaluate", "train")):
+        with pytest.raises(InputError, match="1 x image in two splits") as error:
+            build_or_open([source(folder, split)], tokenizer, 8, tmp_path / split)
+        assert "0_a" in str(error.value) and f"{other}.txt" in str(error.value)
+
+
+def test_a_number_of_captions_an_image(folder, tokenizer, tmp_path):
+    index = build_or_open(
+        [source(folder, captions_per_image=2)], tokenizer, 8, tmp_path / "two"
+    )
+    assert index.text_image(0).tolist() == [1, 1, 0, 0]
+    with pytest.raises(InputError, match="2 x image with fewer than 5 captions"):
+        build_or_open(
+            [source(folder, captions_per_image=5)], tokenizer, 8, tmp_path / "five"
+        )

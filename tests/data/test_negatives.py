@@ -85,9 +85,7 @@ def test_few_texts_are_enough_or_refused():
     plan = TrainPlan(
         [small],
         np.full((300, 2), 480, np.int32),
-        **dict(
-            seed=0, groups=2, texts_per_group=1, short=800, long=1333, negatives=20
-        ),
+        **dict(seed=0, groups=2, texts_per_group=1, short=800, long=1333, negatives=20),
         canvases=[(800, 1088)],
         source_canvases=(640,),
     )

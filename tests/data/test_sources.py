@@ -244,3 +244,40 @@ def test_real_flickr8k_counts(real_data, tmp_path):
         assert (index.sizes == 224).all()
         first = next(iter(source.captions))
         assert (index.key(index.text_image(0)[0]), index.caption(0, 0)) == first
+
+
+def test_an_image_in_two_splits_is_a_fault(photos, tokenizer, tmp_path):
+    config = _karpathy(photos)
+    path = photos.root / "dataset.json"
+    content = json.loads(path.read_text())
+    content["images"].append(content["images"][4] | {"split": "test", "sentences": []})
+    content["images"].append(content["images"][3] | {"split": "train"})
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="2 x image in two splits") as error:
+        _index(SOURCES["karpathy"](config, "train", photos.root), tokenizer, tmp_path)
+    assert f"{photos.name(4)}: train, test" in str(error.value)
+    assert f"{photos.name(3)}: val, train" in str(error.value)
+
+
+def test_a_number_of_captions_an_image(photos, tokenizer, tmp_path, capsys):
+    config = _karpathy(photos, captions_per_image=2)
+    source = SOURCES["karpathy"](config, "evaluate", photos.root)
+    index = _index(source, tokenizer, tmp_path / "two")
+    assert index.text_image(0).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    everything = SOURCES["karpathy"](_karpathy(photos), "evaluate", photos.root)
+    all_texts = _index(everything, tokenizer, tmp_path / "all")
+    kept = [0, 1, 3, 4, 6, 7, 9, 10]
+    assert [index.caption(0, n) for n in range(8)] == [
+        all_texts.caption(0, n) for n in kept
+    ]
+    told = capsys.readouterr().err
+    assert "4 x image with more than 2 captions, cut to these" in told
+    assert f"{photos.name(0)}: 3" in told
+    # It is another index than that without a limit.
+    with pytest.raises(InputError, match="captions_per_image"):
+        _index(everything, tokenizer, tmp_path / "two")
+    config = _karpathy(photos, captions_per_image=4)
+    source = SOURCES["karpathy"](config, "evaluate", photos.root)
+    with pytest.raises(InputError, match="4 x image with fewer than 4 captions") as e:
+        _index(source, tokenizer, tmp_path / "four")
+    assert f"{photos.name(3)}: 3" in str(e.value)
