@@ -30,7 +30,7 @@ def tiny():
     """The small model of `checkpoints/scenes_tiny_long` among 100 scenes."""
     config = fine_tuned(pretrain.tiny_long(), "tiny")
     config.init.model = "checkpoints/scenes_tiny_long"
-    config.total = "300 steps"
+    config.total = "200 steps"
     config.groups = 8
     config.texts_per_group = 5
     config.data.corpora = (
