@@ -9,7 +9,7 @@ from pathlib import Path
 import ml_collections
 import pytest
 
-from configs import nlvr2, pretrain, vqa
+from configs import nlvr2, pretrain, retrieval, vqa
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pixel_bert_jax"
@@ -75,8 +75,8 @@ def load_config(value: str) -> ml_collections.ConfigDict:
 def all_presets() -> list[ml_collections.ConfigDict]:
     """Loads every preset that can be built."""
     return [
-        load_config(f"configs/{file}.py:{name}")
-        for file, config in (("pretrain", pretrain), ("vqa", vqa), ("nlvr2", nlvr2))
+        load_config(f"configs/{Path(config.__file__).name}:{name}")
+        for config in (pretrain, vqa, nlvr2, retrieval)
         for name in config.PRESETS
         if name
     ]

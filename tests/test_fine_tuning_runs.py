@@ -1,9 +1,10 @@
-"""VQA and NLVR2 through the real program: train, resume, evaluate, predict."""
+"""VQA, NLVR2 and retrieval through the real program: train, evaluate, predict."""
 
 import json
 import re
 import sys
 
+import numpy as np
 import pytest
 
 from pixel_bert_jax.convert.pretrained import from_pretrained
@@ -13,8 +14,17 @@ from tests import runs
 CORPORA = {
     "vqa": {"source": "scenes_vqa", "questions_per_scene": 2},
     "nlvr2": {"source": "scenes_nlvr2", "statements_per_set": 2},
+    "retrieval": {"source": "scenes"},
 }
-FIGURES = {"vqa": ("questions", "accuracy"), "nlvr2": ("statements", "accuracy")}
+FIGURES = {
+    "vqa": ("questions", "accuracy"),
+    "nlvr2": ("statements", "accuracy"),
+    "retrieval": ("texts", "image_r5"),
+}
+# 16 scenes with two questions each; two sets of four pairs and two sentences; 16 scenes
+# of five captions.
+NUMBERS = {"vqa": 32, "nlvr2": 16, "retrieval": 80}
+SLOW = ("nlvr2", "retrieval")
 
 
 class Runs:
@@ -43,7 +53,7 @@ class Runs:
 
 @pytest.fixture(
     scope="module",
-    params=["vqa", pytest.param("nlvr2", marks=pytest.mark.slow)],
+    params=["vqa", *(pytest.param(t, marks=pytest.mark.slow) for t in SLOW)],
 )
 def trained(request, tmp_path_factory):
     """A run of four steps of each task."""
@@ -57,13 +67,16 @@ def trained(request, tmp_path_factory):
 def test_it_starts_from_the_published_model(trained):
     report = re.search(r"starting from the model in (\S+): (.*)", trained.output)
     assert report[1] == "checkpoints/scenes_tiny_long"
-    # The heads of pre-training are left out, the task's own starts anew.
+    # The heads of pre-training are left out, the task's own starts anew; but for
+    # retrieval's, which is made of another one.
+    new = {"vqa": 6, "nlvr2": 6, "retrieval": 0}[trained.task]
     assert re.match(
-        r"\d\d+ tensors loaded, 0 cut, 6 start anew, \d+ not used", report[2]
+        rf"\d\d+ tensors loaded, 0 cut, {new} start anew, \d+ not used", report[2]
     )
-    head = {"vqa": "answers", "nlvr2": "truth"}[trained.task]
-    assert f"missing: params/heads/{head}/classifier/" in trained.output
     assert "unused: params/heads/" in trained.output
+    if new:
+        head = {"vqa": "answers", "nlvr2": "truth"}[trained.task]
+        assert f"missing: params/heads/{head}/classifier/" in trained.output
     assert len(runs.log(trained.workdir)) >= 4
 
 
@@ -72,8 +85,7 @@ def test_it_evaluates_every_example_once(trained):
     assert outcome.code == 0, outcome.output
     found = dict(re.findall(r"^  scenes/(\w+) +(-?[\d.]+)$", outcome.output, re.M))
     number, accuracy = FIGURES[trained.task]
-    # 16 scenes with two questions each; two sets of four pairs and two sentences.
-    assert float(found[number]) == {"vqa": 32, "nlvr2": 16}[trained.task]
+    assert float(found[number]) == NUMBERS[trained.task]
     assert 0 <= float(found[accuracy]) <= 100
     logged = [x for x in runs.log(trained.workdir) if "evaluation" in x][-1]
     assert logged["evaluation"][f"scenes/{accuracy}"] == pytest.approx(
@@ -82,13 +94,17 @@ def test_it_evaluates_every_example_once(trained):
 
 
 def test_it_writes_the_official_file(trained, tmp_path):
-    path = tmp_path / "predictions"
+    path = tmp_path / "predictions.npz"
     outcome = trained.launch("--mode=predict", f"--output={path}")
     assert outcome.code == 0, outcome.output
     if trained.task == "vqa":
         records = json.loads(path.read_text())
         assert len({r["question_id"] for r in records}) == len(records) == 32
         assert {r["answer"] for r in records} <= set(ANSWERS)
+    elif trained.task == "retrieval":
+        with np.load(path) as file:
+            assert file["scores"].shape == (16, 80)
+            assert np.isfinite(file["scores"]).all()
     else:
         lines = path.read_text().splitlines()
         assert len(lines) == 16

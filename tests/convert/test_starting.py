@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from configs import nlvr2, pretrain, vqa
+from configs import nlvr2, pretrain, retrieval, vqa
 from pixel_bert_jax import dry_run, trees
 from pixel_bert_jax.convert import bert, resnet, starting
 from pixel_bert_jax.convert.weights import open_weights
@@ -117,13 +117,14 @@ def test_both_parts_come_back_bit_for_bit(load, text, cnn, variables):
 
 @pytest.mark.parametrize(
     ("configs", "preset"),
-    [(c, p) for c in (pretrain, vqa, nlvr2) for p in c.PRESETS if p],
+    [(c, p) for c in (pretrain, vqa, nlvr2, retrieval) for p in c.PRESETS if p],
 )
 def test_every_parameter_of_a_preset_is_accounted_for(configs, preset):
     config = configs.get_config(preset).to_dict()
     task = dry_run.task_of(config)
     paths = trees.flatten(jax.eval_shape(task.init, jax.random.key(0)))
-    own = r"(params/front_end/.*|params/heads/(itm|image_words|answers|truth)/.*)"
+    heads = "itm|image_words|answers|truth|retrieval"
+    own = rf"(params/front_end/.*|params/heads/({heads})/.*)"
     for path in paths:
         name = bert.TABLE.there(path.removeprefix("params/"))
         name = name or resnet.TORCHVISION.there(path)

@@ -265,3 +265,17 @@ def test_vocabulary_is_a_sorted_list_of_different_lower_case_words():
     classes = list(scenes.WORD_CLASSES.values())
     assert all(names <= set(scenes.WORDS) for names in classes)
     assert sum(map(len, classes)) == len(frozenset().union(*classes))
+
+
+def test_the_oracle_knows_how_likely_each_caption_is(example):
+    two = world.Scene(example.height, example.width, example.objects[:2])
+    candidates = Grammar(two).candidates()
+    oracle = scenes.SceneOracle(two)
+    some = list(candidates)[:: len(candidates) // 200]
+    for words in some:
+        assert oracle.likelihood(words) == pytest.approx(candidates[words])
+    assert oracle.likelihood(["a", "red", "red", "red", "circle"]) == 0
+    other = world.Scene(example.height, example.width, example.objects[1:])
+    impossible = [w for w in some if not scenes.oracle_match(other, w)]
+    assert impossible
+    assert all(scenes.SceneOracle(other).likelihood(w) == 0 for w in impossible)

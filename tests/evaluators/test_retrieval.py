@@ -42,6 +42,14 @@ def model(repository):
     return trees.unflatten(arrays)
 
 
+def test_the_score_starts_as_class_one_of_matching(repository):
+    found = from_pretrained(repository / "checkpoints/scenes_tiny_long").variables
+    there = found["params"]["heads"]["itm"]["classifier"]
+    here = model(repository)["params"]["heads"]["retrieval"]["score"]
+    np.testing.assert_array_equal(here["kernel"][:, 0], there["kernel"][:, 1])
+    np.testing.assert_array_equal(here["bias"], there["bias"][1:])
+
+
 class Counting(evaluate.Predictor):
     """Counts the images that pass the CNN, and stops after some of them."""
 

@@ -30,6 +30,7 @@ __all__ = [
     "WORDS",
     "WORD_CLASSES",
     "Scene",
+    "SceneOracle",
     "ScenesSource",
     "build",
     "oracle_match",
