@@ -156,6 +156,16 @@ def fine_tuned(config, task, **objectives):
     return config
 
 
+def cpu_sized(config):
+    """Gives a small model that learns all its parameters smaller and fewer steps."""
+    for group in config.optim.groups.values():
+        group.learning_rate = 5e-4
+    config.optim.warmup = "5 %"
+    config.optim.clip_norm = 5.0
+    config.eval.every = "100 %"
+    return config
+
+
 def parse(argument, presets):
     """Returns the locked config of "preset,key=value,...".
 

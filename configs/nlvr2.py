@@ -7,6 +7,7 @@ Presets (add overrides after commas: `configs/nlvr2.py:tiny,groups=32`):
 | preset | data | hardware | time |
 |---|---|---|---|
 | `tiny` | rendered scenes, nothing to download | 2 CPU cores | minutes |
+| `small` | photos in NLVR2's files, in `config.data.root` | 1 CPU core | minutes |
 | `r50`, the default, `x152` | NLVR2 train, dev | 16 TPU v5e | not run |
 
 All start from a pre-trained model: `tiny` from `checkpoints/scenes_tiny_long`, the
@@ -54,6 +55,14 @@ def tiny():
     return config
 
 
+def small():
+    """The CPU-sized model of `configs/pretrain.py:flickr8k` on NLVR2's files."""
+    config = common.cpu_sized(full_size(pretrain.flickr8k(), "small", "128x128"))
+    config.groups = 15
+    config.dry_run.shards = 1
+    return config
+
+
 def r50():
     r"""The paper's model for analysis.
 
@@ -78,7 +87,7 @@ def full_size(config, preset, square):
     config.texts_per_group = 1
     config.total = "18 epochs"
     config.data.max_text_length = 48
-    config.data.canvases = (*config.data.canvases, square)
+    config.data.canvases = tuple(dict.fromkeys((*config.data.canvases, square)))
     files = dict(train="train", evaluate="dev", predict="test1")
     config.data.corpora = (
         dict(
@@ -102,7 +111,7 @@ def full_size(config, preset, square):
     return config
 
 
-PRESETS = {"": r50, "tiny": tiny, "r50": r50, "x152": x152}
+PRESETS = {"": r50, "tiny": tiny, "small": small, "r50": r50, "x152": x152}
 
 
 def get_config(argument=""):

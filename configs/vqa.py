@@ -7,6 +7,7 @@ Presets (add overrides after commas: `configs/vqa.py:tiny,groups=32`):
 | preset | data | hardware | time |
 |---|---|---|---|
 | `tiny` | rendered scenes, nothing to download | 2 CPU cores | minutes |
+| `small` | photos in VQA 2.0's files, in `config.data.root` | 1 CPU core | minutes |
 | `r50`, the default, `x152` | VQA 2.0 train, val | 16 TPU v5e | not run |
 | `r50_trainval`, `x152_trainval` | train and val together | 16 TPU v5e | not run |
 
@@ -52,6 +53,15 @@ def tiny():
     config.optim.warmup = "100 steps"
     config.optim.decays = ("70 %", "90 %")
     config.eval.every = "100 %"
+    return config
+
+
+def small():
+    """The CPU-sized model of `configs/pretrain.py:flickr8k` on VQA 2.0's files."""
+    config = common.cpu_sized(full_size(pretrain.flickr8k(), "small", ("train2014",)))
+    config.groups = 16
+    config.texts_per_group = 4
+    config.dry_run.shards = 1
     return config
 
 
@@ -123,6 +133,7 @@ def full_size(config, preset, training):
 PRESETS = {
     "": r50,
     "tiny": tiny,
+    "small": small,
     "r50": r50,
     "r50_trainval": r50_trainval,
     "x152": x152,
