@@ -125,7 +125,10 @@ def base():
         non_finite_budget=10,  # updates in a row
     )
 
-    config.checkpoint = dict(every="500 steps", keep=2, best_metric="", best_mode="max")
+    # fallback: go on from an older checkpoint if the newest is damaged.
+    config.checkpoint = dict(
+        every="500 steps", keep=2, best_metric="", best_mode="max", fallback=False
+    )
     # Of retrieval: texts scored at once beside each of `groups` images; fold: images of
     # a part whose figures are averaged (COCO 1K), 0: none; shortlist: texts an image
     # and images a text that are scored at all, 0: all pairs.
@@ -133,6 +136,9 @@ def base():
         every="1 epochs", seed=0, groups=32, oracle=False, texts=64, fold=0, shortlist=0
     )
     config.log = dict(every=50)
+    # Seconds without a sign of life until stacks are printed, and until the process is
+    # ended; 0: never.
+    config.watchdog = dict(warn=600.0, limit=3600.0)
     # shards: devices that a batch is split over; vocab_size: no tokenizer is opened.
     config.dry_run = dict(
         shards=1, vocab_size=30522, answers=3129, images=10_000, images_per_group=1

@@ -1,14 +1,19 @@
 """Checkpoints: the newest for resuming, the best for using, each complete in itself.
 
 Two Orbax managers keep them apart, since one manager with a metric deletes the newest
-step as soon as its metric is worse. A checkpoint holds the state and a `meta` record:
-resolved config, plan fingerprint, tokenizer, format version.
+step as soon as its metric is worse. A checkpoint holds the state, a `meta` record
+(resolved config, plan fingerprint, tokenizer, format version) and a manifest of its
+files, which is compared before anything is restored.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shutil
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from pixel_bert_jax import trees
+from pixel_bert_jax import manifest, trees
 from pixel_bert_jax.checks import check_metric
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError
@@ -26,6 +31,9 @@ from pixel_bert_jax.types import InputError
 FORMAT = 1
 FOLDER = "checkpoints"  # in the workdir
 LATEST, BEST = "latest", "best"
+TEMPORARY = ".orbax-checkpoint-tmp"  # ends the name of a folder that is not complete
+DAMAGED = ".damaged"  # ends that of one that was put aside
+SPARE = 4 << 20  # bytes beside the arrays: records of the files, the config
 
 # Fields that a relaunch may change; everything else must be as it was.
 MAY_CHANGE = (
@@ -36,6 +44,7 @@ MAY_CHANGE = (
     "log",
     "mesh",
     "total",
+    "watchdog",
     "data/root",
     "data/index_dir",
     "data/workers",
@@ -55,6 +64,7 @@ class Checkpoints:
         metric: str = "",
         mode: str = "max",
         read_only: bool = False,
+        fallback: bool = False,
     ):
         """Opens `workdir`/checkpoints, making it if needed.
 
@@ -64,19 +74,26 @@ class Checkpoints:
           metric: name of the evaluation figure that decides what is best, or "".
           mode: "max" or "min" of that figure.
           read_only: change nothing there: a run may be writing at this moment.
+          fallback: take an older checkpoint where the newest is damaged.
+
+        Raises:
+          InputError: the folder cannot be written to.
         """
         root = Path(workdir).expanduser().resolve() / FOLDER
         self.metric = metric
         self.sign = {"max": 1.0, "min": -1.0}[mode]
-        self.latest = _manager(root / LATEST, keep, read_only)
-        self.best = _manager(root / BEST, 1, read_only)
+        if not read_only:
+            _check_writable(root)
+        self.latest = _Store(root / LATEST, keep, read_only, fallback)
+        self.best = _Store(root / BEST, 1, read_only, fallback)
 
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
         """Starts writing the newest checkpoint in the background, unless it is there.
 
-        An error of an earlier background write is raised here.
+        Raises:
+          OSError: too little space is left, or an earlier write failed.
         """
-        _save(self.latest, state, meta)
+        self.latest.save(state, meta)
 
     def save_if_best(
         self, state: TrainState, meta: Mapping[str, Any], figures: Mapping[str, float]
@@ -90,33 +107,38 @@ class Checkpoints:
             return False
         check_metric(self.metric, list(figures))
         value = figures[self.metric]
-        step = self.best.latest_step()
+        step = self.best.newest_step()
         if step is not None:
             old = self.read_meta(BEST)["figures"][self.metric]
             if self.sign * value <= self.sign * old:
                 return False
         if step == int(state.step):
             # A retaken step (after a crash) with another figure: replace it.
-            self.best.delete(step)
-        _save(self.best, state, {**meta, "figures": dict(figures)})
+            self.best.manager.delete(step)
+        self.best.save(state, {**meta, "figures": dict(figures)})
         return True
 
     def newest_step(self, which: str = LATEST) -> int | None:
-        """Returns the step of the newest complete checkpoint, or None."""
-        return self._of(which).latest_step()
+        """Returns the step of the newest complete checkpoint, or None.
+
+        Raises:
+          InputError: it is damaged; names the files and an older one that is whole.
+        """
+        return self._of(which).newest_step()
 
     def read_meta(self, which: str = LATEST) -> dict[str, Any]:
         """Returns the `meta` record of the newest checkpoint.
 
         Raises:
-          InputError: another version of this program wrote it, in another format.
+          InputError: another version of this program wrote it, in another format, or
+            it is damaged.
         """
-        manager = self._of(which)
+        store = self._of(which)
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        meta = dict(manager.restore(manager.latest_step(), args=args)["meta"])
+        meta = dict(store.manager.restore(store.newest_step(), args=args)["meta"])
         if meta.get("format") != FORMAT:
             raise InputError(
-                f"the checkpoint in {manager.directory} has the format "
+                f"the checkpoint in {store.folder} has the format "
                 f"{meta.get('format')}, this version reads {FORMAT}"
             )
         return meta
@@ -126,63 +148,169 @@ class Checkpoints:
 
         Raises:
           InputError: the checkpoint holds another architecture; names the first paths
-            with both shapes.
+            with both shapes. Or it is damaged.
         """
-        manager = self._of(which)
-        step = manager.latest_step()
-        stored = manager.item_metadata(step)["state"]
+        store = self._of(which)
+        step = store.newest_step()
+        stored = store.manager.item_metadata(step)["state"]
         _check_shapes(stored, target, step)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return manager.restore(step, args=args)["state"]
+        return store.manager.restore(step, args=args)["state"]
+
+    def check(self) -> None:
+        """Raises the error of a background write that has failed; does not wait."""
+        self.latest.check()
+        self.best.check()
 
     def wait(self) -> None:
         """Waits for background writes and raises their errors."""
-        self.latest.wait_until_finished()
-        self.best.wait_until_finished()
+        self.latest.manager.wait_until_finished()
+        self.best.manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and releases both managers."""
-        self.latest.close()
-        self.best.close()
+        self.latest.manager.close()
+        self.best.manager.close()
 
-    def _of(self, which: str) -> ocp.CheckpointManager:
+    def _of(self, which: str) -> _Store:
         return {LATEST: self.latest, BEST: self.best}[which]
 
 
-def _manager(folder: Path, max_to_keep: int, read_only: bool) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
-        folder,
-        # Named here, so that a fresh process can ask for shapes before it restores.
-        item_handlers={
-            "state": ocp.StandardCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
-        },
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=max_to_keep,
-            create=not read_only,
-            # What a killed run left; of a running one it would be its newest step.
-            cleanup_tmp_directories=not read_only,
-        ),
-    )
+class _Store:
+    """One folder of checkpoints, each with a manifest."""
+
+    def __init__(self, folder: Path, keep: int, read_only: bool, fallback: bool):
+        self.folder, self._read_only, self._fallback = folder, read_only, fallback
+        self._saving: int | None = None
+        self._verified: int | None = None
+        self.manager = ocp.CheckpointManager(
+            folder,
+            # Named here, so that a fresh process can ask for shapes before it restores.
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=not read_only,
+                # What a killed run left; of a running one it would be its newest step.
+                cleanup_tmp_directories=not read_only,
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self._write_manifest
+                ),
+            ),
+        )
+
+    def newest_step(self) -> int | None:
+        """Returns the newest step, once its files are compared with the manifest.
+
+        With `fallback` a damaged one is put aside, under another name.
+        """
+        self.manager.wait_until_finished()
+        damaged: dict[int, str] = {}
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            wrong = []
+            if step != self._verified:
+                wrong = manifest.faults(self.folder / str(step))
+            if not wrong:
+                self._verified = step
+                break
+            place = self.folder / str(step)
+            damaged[step] = f"the checkpoint {place} is damaged: {'; '.join(wrong)}"
+        else:
+            step = None
+        if not damaged:
+            return step
+        told = "; ".join(damaged.values())
+        if not self._fallback or step is None:
+            whole = "no other is whole" if step is None else f"step {step} is whole"
+            raise InputError(
+                f"{told}; {whole}; --config.checkpoint.fallback=True goes on from one "
+                "that is"
+            )
+        print(f"{told}; going on from step {step}", file=sys.stderr)
+        if not self._read_only:
+            for number in damaged:
+                place = self.folder / str(number)
+                place.rename(place.with_suffix(DAMAGED))
+            self.manager.reload()
+        return step
+
+    def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
+        """Starts to write a step, unless it is there."""
+        step = int(jax.device_get(state.step))
+        if step in self.manager.all_steps():
+            return
+        self.manager.wait_until_finished()
+        _check_space(self.folder, state)
+        self._saving = step
+        saved = self.manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+            ),
+            force=True,
+        )
+        if not saved:
+            raise RuntimeError(
+                f"the checkpoint of step {step} was not written to {self.folder}; "
+                f"steps there: {self.manager.all_steps()}"
+            )
+
+    def check(self) -> None:
+        """Raises the error of a background write that is over."""
+        if self._saving is not None and not self.manager.is_saving_in_progress():
+            self._saving = None
+            self.manager.wait_until_finished()
+
+    def _write_manifest(self) -> None:
+        """Is called when all files are there and the folder still has another name."""
+        if jax.process_index() == 0:
+            step = self._saving
+            manifest.write(self.folder / f"{step}{TEMPORARY}")
+            self._verified = step
 
 
-def _save(
-    manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, Any]
-) -> None:
-    step = int(jax.device_get(state.step))
-    if step in manager.all_steps():
-        return
-    saved = manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
-        ),
-        force=True,
+def options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what `Checkpoints` wants of a run's config."""
+    fields = config["checkpoint"]
+    return {
+        "keep": fields["keep"],
+        "metric": fields["best_metric"],
+        "mode": fields["best_mode"],
+        "fallback": fields["fallback"],
+    }
+
+
+def _check_writable(root: Path) -> None:
+    """Finds out before the first step what a save would find out after hours.
+
+    Raises:
+      InputError: nothing can be written there.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise InputError(f"cannot write checkpoints to {root}: {error}") from error
+
+
+def _check_space(folder: Path, state: TrainState) -> None:
+    """Refuses to begin a checkpoint that would fill the disk.
+
+    Raises:
+      OSError: names the folder, what is needed and what there is.
+    """
+    needed = sum(
+        math.prod(leaf.shape) * getattr(leaf.dtype, "itemsize", 8)
+        for leaf in jax.tree.leaves(state)
     )
-    if not saved:
-        raise RuntimeError(
-            f"the checkpoint of step {step} was not written to {manager.directory}; "
-            f"steps there: {manager.all_steps()}"
+    free = shutil.disk_usage(folder).free
+    if free < needed + SPARE:
+        raise OSError(
+            f"no space for a checkpoint in {folder}: {needed:,} bytes and {SPARE:,} "
+            f"to spare are needed, {free:,} are free; what is there stays as it is"
         )
 
 
@@ -265,26 +393,3 @@ def check_same_config(
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """Turns tuples into lists, as JSON does, so that configs compare."""
     return json.loads(json.dumps(config))
-
-
-def truncate_log(path: Path, step: int) -> None:
-    """Removes the lines of later steps from a metrics.jsonl, keeping the file whole.
-
-    Args:
-      path: of a file with one JSON object a line, each with "step"; may be absent.
-      step: of the restored checkpoint; lines up to it stay.
-    """
-    if not path.exists():
-        return
-    kept, content = [], path.read_text()
-    for line in content.splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError):
-            continue  # the torn last line of a killed process
-    wanted = "".join(line + "\n" for line in kept)
-    if wanted != content:
-        copy = path.with_suffix(".tmp")
-        copy.write_text(wanted)
-        copy.replace(path)

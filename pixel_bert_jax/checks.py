@@ -45,6 +45,8 @@ RANGES = {
     "checkpoint.keep": (1, math.inf),
     "eval.groups": (1, math.inf),
     "log.every": (1, math.inf),
+    "watchdog.warn": (0.0, math.inf),
+    "watchdog.limit": (0.0, math.inf),
 }
 
 

@@ -22,6 +22,7 @@ from pixel_bert_jax.experiment import Experiment, data_root
 from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import Batch, InputError, Params
+from pixel_bert_jax.watchdog import Watchdog
 
 
 class Predictor:
@@ -96,6 +97,7 @@ def run(
     *,
     oracle: bool,
     workdir: Path | None = None,
+    watchdog: Watchdog | None = None,
 ) -> dict[str, float]:
     """Evaluates on every held-out example once.
 
@@ -105,11 +107,15 @@ def run(
       predict: kept by the caller so that it compiles once.
       oracle: also compute the ceilings of embedded data.
       workdir: where a long evaluation may leave what it has.
+      watchdog: is told of every batch.
     """
     one = evaluator(experiment, oracle=oracle, workdir=workdir)
     with stream(experiment) as batches:
+        steps = batches
+        if watchdog is not None:
+            steps = watchdog.watched(batches, "a batch came in an evaluation")
         index = experiment.evaluation_index
-        return dict(one.run(predict, variables, batches, index))
+        return dict(one.run(predict, variables, steps, index))
 
 
 def write_predictions(

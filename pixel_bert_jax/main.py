@@ -3,8 +3,8 @@
     python -m pixel_bert_jax.main --config=configs/pretrain.py:tiny
 
 Exit codes: 0 done or already finished, 1 run-time error, 2 bad input found before
-compiling, 3 too many non-finite updates, 4 too many bad images, 143 preempted and
-saved.
+compiling, 3 too many non-finite updates, 4 too many bad images, 5 stopped by the
+watchdog, 143 preempted and saved.
 """
 
 from __future__ import annotations

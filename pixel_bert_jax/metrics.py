@@ -188,3 +188,26 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def truncate_log(path: Path, step: int) -> None:
+    """Removes the lines of later steps from a metrics.jsonl, keeping the file whole.
+
+    Args:
+      path: of a file with one JSON object a line, each with "step"; may be absent.
+      step: of the restored checkpoint; lines up to it stay.
+    """
+    if not path.exists():
+        return
+    kept, content = [], path.read_text()
+    for line in content.splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue  # the torn last line of a killed process
+    wanted = "".join(line + "\n" for line in kept)
+    if wanted != content:
+        copy = path.with_suffix(".tmp")
+        copy.write_text(wanted)
+        copy.replace(path)

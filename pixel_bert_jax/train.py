@@ -20,9 +20,11 @@ from pixel_bert_jax.checks import check_metric
 from pixel_bert_jax.convert import starting
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import Experiment, count_parameters, split_batch
+from pixel_bert_jax.lock import locked
 from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError, NonFiniteError
+from pixel_bert_jax.watchdog import Watchdog
 
 BAD_IMAGES = "bad_images.jsonl"
 SKIPPED = "skipped_in_a_row"  # of `train_step`: updates that were not finite
@@ -69,39 +71,35 @@ def train_and_evaluate(
         if best := config["checkpoint"]["best_metric"]:
             check_metric(best, evaluate.figure_names(experiment))
     workdir.mkdir(parents=True, exist_ok=True)
-    keeping = config["checkpoint"]
-    checkpoints = checkpointing.Checkpoints(
-        workdir,
-        keep=keeping["keep"],
-        metric=keeping["best_metric"],
-        mode=keeping["best_mode"],
-    )
     meta = experiment.meta | {"command": command}
-    state, first = restore_or_create(experiment, checkpoints, workdir)
 
     def evaluation_due(step: int) -> bool:
         whole = step == total or step % max(evaluate_every, 1) == 0
         return bool(evaluate_every and step and whole)
 
-    # A run that was killed between saving and evaluating makes up for it.
-    late = evaluation_due(first) and metrics.evaluation_at(workdir, first) is None
-    if first >= total and not late:
-        print(
-            f"already finished: {workdir} is at step {first} of {total}, "
-            f"SHA-256 {checkpointing.digest(state)}"
-        )
-        checkpoints.close()
-        return state
-    report(experiment, state)
-    predict = evaluate.Predictor(experiment)
-    writer = metrics.Writer(workdir, total_steps=total, first_step=first)
-    pending: _Pending | None = None
-
     with contextlib.ExitStack() as stack:
-        stack.callback(writer.close)
+        stack.enter_context(locked(workdir))
+        watchdog = stack.enter_context(Watchdog(**config["watchdog"]))
+        checkpoints = checkpointing.Checkpoints(
+            workdir, **checkpointing.options(config)
+        )
         stack.callback(checkpoints.close)
+        state, first = restore_or_create(experiment, checkpoints, workdir)
+        # A run that was killed between saving and evaluating makes up for it.
+        late = evaluation_due(first) and metrics.evaluation_at(workdir, first) is None
+        if first >= total and not late:
+            print(
+                f"already finished: {workdir} is at step {first} of {total}, "
+                f"SHA-256 {checkpointing.digest(state)}"
+            )
+            return state
+        report(experiment, state)
+        predict = evaluate.Predictor(experiment)
+        writer = metrics.Writer(workdir, total_steps=total, first_step=first)
+        stack.callback(writer.close)
         stream = stack.enter_context(train_stream(experiment, workdir, first, total))
         terminated = stack.enter_context(on_sigterm())
+        pending: _Pending | None = None
 
         def evaluate_now(step: int) -> None:
             figures = evaluate.run(
@@ -110,6 +108,7 @@ def train_and_evaluate(
                 predict,
                 oracle=config["eval"]["oracle"],
                 workdir=workdir,
+                watchdog=watchdog,
             )
             # The line comes last: it says that nothing of this evaluation is missing.
             if checkpoints.save_if_best(state, meta, figures):
@@ -118,7 +117,7 @@ def train_and_evaluate(
 
         if late:
             evaluate_now(first)
-        for item in stream:
+        for item in watchdog.watched(stream, "a batch came"):
             step = item.step + 1  # batches consumed once this one is done
             batch = place(item, experiment, accumulate)
             with jax.transfer_guard("disallow"):
@@ -135,6 +134,7 @@ def train_and_evaluate(
                 steps = PROJECT_AFTER - PROJECT_FROM
                 writer.say(projection(seconds, steps, total - step))
             stopping = terminated()
+            checkpoints.check()
             if step == total or stopping or (save_every and step % save_every == 0):
                 if pending is not None:
                     pending = pending.write(writer, config)
@@ -237,9 +237,9 @@ def create(experiment: Experiment) -> TrainState:
 
 def truncate_logs(workdir: Path, step: int) -> None:
     """Removes what a killed run wrote after the checkpoint of `step`."""
-    checkpointing.truncate_log(workdir / metrics.FILE, step)
+    metrics.truncate_log(workdir / metrics.FILE, step)
     # Bad images are listed with the step of the plan, which counts from 0.
-    checkpointing.truncate_log(workdir / BAD_IMAGES, step - 1)
+    metrics.truncate_log(workdir / BAD_IMAGES, step - 1)
 
 
 def train_stream(

@@ -15,6 +15,7 @@ EXIT_ERROR = 1
 EXIT_BAD_INPUT = 2
 EXIT_NON_FINITE = 3
 EXIT_BAD_IMAGES = 4
+EXIT_WATCHDOG = 5
 EXIT_PREEMPTED = 143
 
 Params = dict[str, Any]  # nested dict of arrays

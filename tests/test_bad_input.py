@@ -247,11 +247,6 @@ def test_groups_that_do_not_divide(groups, valid):
     assert text.endswith(f"nearest valid: {valid}")
 
 
-def test_evaluation_groups_that_do_not_divide(photos):
-    with pytest.raises(InputError, match=r"eval\.groups = 9 .* 8, 16"):
-        _ = experiment(photos, eval__groups=9).evaluation_plan
-
-
 def test_data_smaller_than_one_batch(photos):
     with pytest.raises(InputError) as raised:
         _ = experiment(photos, groups=64).train_plan

@@ -1,13 +1,17 @@
 """Checkpoints: bit-equal restores, refusals that name what differs, the digest."""
 
 import copy
+import json
+import os
+import shutil
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixel_bert_jax import checkpointing
+from pixel_bert_jax import checkpointing, manifest
 from pixel_bert_jax.checkpointing import BEST, Checkpoints, digest
 from pixel_bert_jax.types import InputError
 from tests import small
@@ -105,14 +109,159 @@ def test_another_config_is_refused_by_every_field_that_differs():
     assert "total" not in text
 
 
-def test_log_lines_of_later_steps_go(tmp_path):
-    log = tmp_path / "metrics.jsonl"
-    checkpointing.truncate_log(log, 3)  # absent: nothing to do
-    assert not log.exists()
-    lines = [f'{{"step": {step}, "loss": 1.0}}\n' for step in (1, 2, 3, 4, 5)]
-    log.write_text("".join(lines) + '{"step": 6, "lo')
-    checkpointing.truncate_log(log, 3)
-    assert log.read_text() == "".join(lines[:3])
-    checkpointing.truncate_log(log, -1)
-    assert log.read_text() == ""
-    assert list(tmp_path.iterdir()) == [log]
+def test_a_manifest_lists_every_file(tmp_path):
+    saved(tmp_path, small.run())
+    (folder,) = (tmp_path / "checkpoints" / "latest").iterdir()
+    listed = json.loads((folder / manifest.FILE).read_text())["files"]
+    there = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != manifest.FILE
+    }
+    # Orbax adds a marker when all is done, and completes a record.
+    assert there.keys() - listed.keys() == {"commit_success.txt"}
+    del there["commit_success.txt"], there[manifest.RECORD]
+    del listed[manifest.RECORD]
+    assert {name: entry["bytes"] for name, entry in listed.items()} == there
+    assert len(there) > 5 and manifest.faults(folder) == []
+
+
+def files_of_a_checkpoint(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def damaged_in_every_way(folder, step):
+    """Yields what was done to a copy of a workdir's step, each time to another file."""
+    place = folder / "checkpoints" / "latest" / str(step)
+    kinds = set()
+    for path in files_of_a_checkpoint(place):
+        if path.name == "commit_success.txt":  # of no use to anybody
+            continue
+        kind = (path.parent.name, path.suffix, len(path.name) > 30)
+        if kind in kinds or not path.stat().st_size:
+            continue
+        kinds.add(kind)
+        whole = path.read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 4
+        for content in (bytes(flipped), whole[:-1], None):
+            path.unlink()
+            if content is not None:
+                path.write_bytes(content)
+            yield path.relative_to(place).as_posix()
+            path.write_bytes(whole)
+
+
+def test_damage_of_any_file_is_noticed_and_an_older_one_still_loads(tmp_path):
+    run = small.run()
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    states = {}
+    for step in (3, 4):
+        states[step] = run.state(step).replace(step=jnp.int32(step))
+        checkpoints.save(states[step], META)
+    checkpoints.close()
+    trials = 0
+    for name in damaged_in_every_way(tmp_path, 4):
+        trials += 1
+        again = Checkpoints(tmp_path, keep=2, read_only=True)
+        for look in (again.newest_step, again.read_meta):
+            with pytest.raises(InputError, match="latest/4 is damaged") as error:
+                look()
+        with pytest.raises(InputError, match="step 3 is whole"):
+            again.restore(run.target)
+        assert name.split("/")[-1] in str(error.value)
+        again.close()
+    assert trials >= 15
+    # Whole again, it is the newest.
+    again = Checkpoints(tmp_path, keep=2, read_only=True)
+    assert again.newest_step() == 4
+    assert digest(again.restore(run.target)) == digest(states[4])
+    again.close()
+
+
+def test_with_fallback_a_damaged_checkpoint_is_put_aside(tmp_path, capsys):
+    run = small.run()
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    states = {}
+    for step in (3, 4):
+        states[step] = run.state(step).replace(step=jnp.int32(step))
+        checkpoints.save(states[step], META)
+    checkpoints.close()
+    next(damaged_in_every_way(tmp_path, 4))
+    checkpoints = Checkpoints(tmp_path, keep=2, fallback=True)
+    assert checkpoints.newest_step() == 3
+    assert "going on from step 3" in capsys.readouterr().err
+    assert digest(checkpoints.restore(run.target)) == digest(states[3])
+    # The run comes to that step again.
+    checkpoints.save(states[4], META)
+    checkpoints.close()
+    names = {p.name for p in (tmp_path / "checkpoints" / "latest").iterdir()}
+    assert names == {"3", "4", "4.damaged"}
+    again = Checkpoints(tmp_path, keep=2)
+    assert digest(again.restore(run.target)) == digest(states[4])
+    again.close()
+
+
+def test_folders_that_are_no_checkpoints(tmp_path):
+    run = small.run()
+    state = saved(tmp_path, run)
+    latest = tmp_path / "checkpoints" / "latest"
+    # What a killed write leaves is invisible; what only looks complete is told.
+    (latest / "9.orbax-checkpoint-tmp").mkdir()
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.newest_step() == 3
+    checkpoints.close()
+    (latest / "7").mkdir()
+    checkpoints = Checkpoints(tmp_path, keep=2, read_only=True)
+    with pytest.raises(InputError, match=r"latest/7 is damaged: it has no manifest"):
+        checkpoints.newest_step()
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep=2, fallback=True)
+    assert digest(checkpoints.restore(run.target)) == digest(state)
+    checkpoints.close()
+
+
+def test_a_full_disk_is_noticed_before_a_save(tmp_path, monkeypatch):
+    run = small.run()
+    saved(tmp_path, run)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(checkpointing.shutil, "disk_usage", lambda path: usage)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    state = run.state().replace(step=jnp.int32(4))
+    with pytest.raises(OSError, match=r"no space .*latest: [\d,]+ bytes .* 1,000 are"):
+        checkpoints.save(state, META)
+    assert checkpoints.newest_step() == 3
+    checkpoints.close()
+
+
+def test_an_error_in_the_background_comes_up(tmp_path, monkeypatch):
+    run = small.run()
+    saved(tmp_path, run)
+
+    def fail(folder):
+        raise OSError(28, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    monkeypatch.setattr(checkpointing.manifest, "write", fail)
+    checkpoints.save(run.state().replace(step=jnp.int32(4)), META)
+    with pytest.raises(OSError, match="No space left"):
+        for _ in range(600):  # as steps of training that go on meanwhile
+            checkpoints.check()
+            time.sleep(0.1)
+    monkeypatch.undo()
+    again = Checkpoints(tmp_path, keep=2)
+    assert again.newest_step() == 3
+    again.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot write checkpoints"):
+        Checkpoints(tmp_path, keep=1)
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(InputError, match="cannot write checkpoints"):
+        Checkpoints(tmp_path, keep=1)

@@ -67,3 +67,16 @@ def test_a_resumed_run_replaces_the_later_steps_in_tensorboard(tmp_path, capsys)
     assert metrics.evaluation_at(tmp_path, 3) is None
     lines = (tmp_path / metrics.FILE).read_text().splitlines()
     assert '"mlm/loss": null' in lines[0]
+
+
+def test_log_lines_of_later_steps_go(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    metrics.truncate_log(log, 3)  # absent: nothing to do
+    assert not log.exists()
+    lines = [f'{{"step": {step}, "loss": 1.0}}\n' for step in (1, 2, 3, 4, 5)]
+    log.write_text("".join(lines) + '{"step": 6, "lo')
+    metrics.truncate_log(log, 3)
+    assert log.read_text() == "".join(lines[:3])
+    metrics.truncate_log(log, -1)
+    assert log.read_text() == ""
+    assert list(tmp_path.iterdir()) == [log]

@@ -1,0 +1,82 @@
+"""Notices a run that hangs: in a collective, in a save, on a file that never comes.
+
+Nothing of that raises. A thread looks at the time of the last sign of life; after a
+while it prints where every thread stands, and after a longer one it ends the process,
+so that whoever started it can start it again.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from pixel_bert_jax.types import EXIT_WATCHDOG
+
+T = TypeVar("T")
+
+
+class Watchdog:
+    """Waits for signs of life while it is entered as a context."""
+
+    def __init__(self, warn: float, limit: float):
+        """Does nothing yet.
+
+        Args:
+          warn: seconds without a sign of life until the stacks are printed; 0: never.
+          limit: until the process is ended with `EXIT_WATCHDOG`; 0: never.
+        """
+        self._warn, self._limit = warn, limit
+        self._last = time.monotonic()
+        self._what = "the start"
+        self._warned = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(
+            target=self._watch, name="watchdog", daemon=True
+        )
+
+    def __enter__(self) -> Watchdog:
+        """Starts to watch."""
+        self.alive("the start")
+        if self._warn or self._limit:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *unused) -> None:
+        """Stops watching."""
+        self._over.set()
+
+    def alive(self, what: str) -> None:
+        """Is called whenever something is done; `what` comes next."""
+        self._last, self._what, self._warned = time.monotonic(), what, False
+
+    def watched(self, items: Iterable[T], what: str) -> Iterator[T]:
+        """Yields items, each of them a sign of life."""
+        for item in items:
+            self.alive(what)
+            yield item
+
+    def _watch(self) -> None:
+        times = [t for t in (self._warn, self._limit) if t]
+        while not self._over.wait(min(times) / 10):
+            silent = time.monotonic() - self._last
+            if self._limit and silent > self._limit:
+                self._tell(silent, "ends the process")
+                # Threads that hang would keep any gentler exit waiting.
+                os._exit(EXIT_WATCHDOG)
+            if self._warn and silent > self._warn and not self._warned:
+                self._warned = True
+                self._tell(silent, "goes on waiting")
+
+    def _tell(self, silent: float, then: str) -> None:
+        print(
+            f"watchdog: nothing was done for {silent:.0f} s, since {self._what}; "
+            f"{then}. Where every thread stands:",
+            file=sys.stderr,
+            flush=True,
+        )
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
