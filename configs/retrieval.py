@@ -56,7 +56,7 @@ def flickr8k():
     config.groups = 8
     config.texts_per_group = 5
     (corpus,) = config.data.corpora
-    config.data.corpora = (corpus.to_dict() | dict(captions_per_image=5),)
+    config.data.corpora = (corpus | dict(captions_per_image=5),)
     config.optim.groups.transformer.learning_rate = 5e-4
     config.optim.warmup = "50 steps"
     config.optim.decays = ("60 %", "85 %")
