@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from pixel_bert_jax import manifest, trees
+from pixel_bert_jax import hosts, manifest, trees
 from pixel_bert_jax.checks import check_metric
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError
@@ -265,7 +265,7 @@ class _Store:
 
     def _write_manifest(self) -> None:
         """Is called when all files are there and the folder still has another name."""
-        if jax.process_index() == 0:
+        if hosts.first():
             step = self._saving
             manifest.write(self.folder / f"{step}{TEMPORARY}")
             self._verified = step
@@ -356,7 +356,7 @@ def digest(state: Any) -> str:
     for name, leaf in sorted((trees.key_path(path), leaf) for path, leaf in leaves):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        array = np.asarray(jax.device_get(leaf))
+        array = hosts.whole(leaf)
         array = array.astype(array.dtype.newbyteorder("<"))
         total.update(f"{name} {array.dtype.name} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).tobytes())

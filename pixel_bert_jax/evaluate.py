@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from pixel_bert_jax import checkpointing, checks, metrics, sharding, trees
+from pixel_bert_jax import checkpointing, checks, hosts, metrics, sharding, trees
 from pixel_bert_jax.checkpointing import BEST, FOLDER, LATEST, Checkpoints
 from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
 from pixel_bert_jax.data.pipeline import Step, Stream
@@ -66,7 +66,7 @@ class Predictor:
             return np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
 
         full = {key: filled(x) for key, x in batch.items()}
-        return sharding.place(full, self._mesh, sharding.EVAL_SPEC)
+        return sharding.place_whole(full, self._mesh, sharding.EVAL_SPEC)
 
 
 def evaluator(
@@ -239,7 +239,7 @@ def load_model(name: str | Path) -> Pretrained:
     # Where files lay is of no use elsewhere, and nobody's business.
     places = dict.fromkeys(checks.PLACES, "")
     config = trees.unflatten(trees.flatten(config) | places)
-    variables = jax.device_get(state.variables)
+    variables = jax.tree.map(hosts.whole, state.variables)
     return Pretrained.of(
         variables, config, experiment.tokenizer, provenance, experiment.answers
     )

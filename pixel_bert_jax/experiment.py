@@ -263,6 +263,12 @@ class Experiment:
             groups=evaluation["groups"],
         )
 
+    @property
+    def local_groups(self) -> np.ndarray:
+        """Numbers of the groups of a global batch that this process reads."""
+        accumulate = self.config["optim"]["accumulate"]
+        return sharding.local_groups(self.config["groups"], accumulate, self.mesh)
+
     @functools.cached_property
     def total_steps(self) -> int:
         """Length of the run in steps."""

@@ -4,7 +4,7 @@
 
 Exit codes: 0 done or already finished, 1 run-time error, 2 bad input found before
 compiling, 3 too many non-finite updates, 4 too many bad images, 5 stopped by the
-watchdog, 143 preempted and saved.
+watchdog, 6 a process is missing or differs, 143 preempted and saved.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,21 @@ SPLIT = flags.DEFINE_enum(
     ("evaluate", "predict"),
     "With --mode=evaluate or predict: the data; predict is the test set.",
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    "",
+    "HOST:PORT of process 0, of a run of several processes; the next port is used too. "
+    "'auto': what TPU pods and SLURM tell by themselves.",
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", 1, "With --coordinator_address: processes of the run."
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", 0, "With --coordinator_address: which one this is, from 0."
+)
+HOST_TIMEOUT = flags.DEFINE_float(
+    "host_timeout", 300.0, "With --coordinator_address: seconds to wait for the others."
+)
 REBUILD_INDEX = flags.DEFINE_bool(
     "rebuild_index", False, "Build the index of the data again."
 )
@@ -66,7 +82,7 @@ def main(argv: list[str]) -> int:
     # Imported here, so that a wrong flag is answered at once.
     import jax
 
-    from pixel_bert_jax import train
+    from pixel_bert_jax import hosts, train
     from pixel_bert_jax.data import images
 
     # The environment variable is JAX's own and wins.
@@ -74,6 +90,7 @@ def main(argv: list[str]) -> int:
         cache = str(Path(config["compile_cache"]).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
     try:
+        join(config)
         if DRY_RUN.value:
             from pixel_bert_jax import dry_run
 
@@ -83,7 +100,7 @@ def main(argv: list[str]) -> int:
         elif MODE.value == "predict":
             predict(config, workdir)
         else:
-            print(f"workdir {workdir}", file=sys.stderr)
+            hosts.say(f"workdir {workdir}")
             train.train_and_evaluate(
                 config,
                 workdir,
@@ -94,6 +111,8 @@ def main(argv: list[str]) -> int:
         return fail(str(error))
     except types.NonFiniteError as error:
         return fail(str(error), types.EXIT_NON_FINITE)
+    except types.HostError as error:
+        return fail(str(error), types.EXIT_HOSTS)
     except images.ImageError as error:
         return fail(str(error), types.EXIT_ERROR)
     except types.BadImageBudgetError as error:
@@ -102,6 +121,54 @@ def main(argv: list[str]) -> int:
         print(notice, file=sys.stderr)
         return types.EXIT_PREEMPTED
     return types.EXIT_DONE
+
+
+def join(config: dict) -> None:
+    """Joins the other processes of a run of several, before a device is touched.
+
+    Raises:
+      InputError: flags that do not fit together.
+      HostError: a process is missing or differs.
+    """
+    where = COORDINATOR.value
+    if not where:
+        if NUM_PROCESSES.value != 1 or PROCESS_ID.value:
+            raise types.InputError(
+                "--num_processes and --process_id need --coordinator_address=HOST:PORT"
+            )
+        return
+    from pixel_bert_jax import hosts
+
+    group = None
+    if where != "auto":
+        group = hosts.Group(
+            where, NUM_PROCESSES.value, PROCESS_ID.value, HOST_TIMEOUT.value
+        )
+    hosts.start(group, config)
+
+
+def leave(code: int) -> None:
+    """Ends this process; one of several that failed must not wait for the others.
+
+    They notice that it is gone in their next exchange.
+    """
+    if COORDINATOR.value and code not in (types.EXIT_DONE, types.EXIT_PREEMPTED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def run(argv: list[str]) -> None:
+    """Runs `main` and exits with its code."""
+    try:
+        code = main(argv)
+    except Exception:
+        if not COORDINATOR.value:
+            raise
+        traceback.print_exc()
+        code = types.EXIT_ERROR
+    leave(code)
 
 
 def evaluate(config: dict, workdir: Path) -> None:
@@ -305,4 +372,4 @@ def load_config(value: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: sys.exit(main(argv)), flags_parser=parse_flags)
+    app.run(run, flags_parser=parse_flags)

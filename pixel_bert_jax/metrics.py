@@ -117,6 +117,22 @@ class Writer:
         self._lines.write(json.dumps(as_json(fields), allow_nan=False) + "\n")
 
 
+class NoWriter:
+    """Writes nothing: of several processes only the first one does."""
+
+    def train(self, step: int, figures: Mapping[str, float], **unused: Any) -> None:
+        """Does nothing."""
+
+    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def say(self, text: str, *, step: int | None = None) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def _start_session(folder: Path, step: int) -> None:
     """Makes TensorBoard drop what an earlier session wrote of `step` and later ones.
 

@@ -147,9 +147,35 @@ def state_shardings(state: Any, params: Params, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(one, state)
 
 
+def local_groups(groups: int, accumulate: int, mesh: Mesh) -> np.ndarray:
+    """Returns which groups of a global batch this process's devices hold.
+
+    A batch is cut into micro-batches first and then over the mesh, so these are as many
+    pieces; together, in this order, they are what `place` wants.
+
+    Args:
+      groups: G.
+      accumulate: A, micro-batches.
+      mesh: of `make_mesh`.
+    """
+    part = groups // accumulate
+    pieces = NamedSharding(mesh, EVAL_SPEC).addressable_devices_indices_map((part,))
+    bounds = {index[0].indices(part)[:2] for index in pieces.values()}
+    own = np.concatenate([np.arange(*bound) for bound in sorted(bounds)])
+    return (np.arange(accumulate)[:, None] * part + own).reshape(-1)
+
+
 def place(batch: Params, mesh: Mesh, spec: PartitionSpec) -> Params:
-    """Puts host arrays of one process onto the mesh, split by `spec`."""
+    """Puts this process's part of a batch onto its devices, split by `spec`."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+    )
+
+
+def place_whole(batch: Params, mesh: Mesh, spec: PartitionSpec) -> Params:
+    """Puts a batch that every process has whole onto the mesh, split by `spec`."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), batch
     )

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
-from pixel_bert_jax import checkpointing, evaluate, metrics, sharding
+from pixel_bert_jax import checkpointing, evaluate, hosts, metrics, sharding
 from pixel_bert_jax.checks import check_metric
 from pixel_bert_jax.convert import starting
 from pixel_bert_jax.data.pipeline import Step, Stream
@@ -66,19 +66,21 @@ def train_and_evaluate(
     log_every = config["log"]["every"]
     save_every = experiment.steps(config["checkpoint"]["every"])
     evaluate_every = experiment.steps(config["eval"]["every"])
+    meta = experiment.meta | {"command": command}
+    hosts.compare({name: meta[name] for name in ("plan", "index")})
     if evaluate_every:
         _ = experiment.evaluation_plan  # faults of held-out data show before training
         if best := config["checkpoint"]["best_metric"]:
             check_metric(best, evaluate.figure_names(experiment))
     workdir.mkdir(parents=True, exist_ok=True)
-    meta = experiment.meta | {"command": command}
 
     def evaluation_due(step: int) -> bool:
         whole = step == total or step % max(evaluate_every, 1) == 0
         return bool(evaluate_every and step and whole)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(workdir))
+        if hosts.first():
+            stack.enter_context(locked(workdir))
         watchdog = stack.enter_context(Watchdog(**config["watchdog"]))
         checkpoints = checkpointing.Checkpoints(
             workdir, **checkpointing.options(config)
@@ -87,15 +89,20 @@ def train_and_evaluate(
         state, first = restore_or_create(experiment, checkpoints, workdir)
         # A run that was killed between saving and evaluating makes up for it.
         late = evaluation_due(first) and metrics.evaluation_at(workdir, first) is None
+        late = bool(hosts.agree(late))  # process 0 has the log
         if first >= total and not late:
-            print(
-                f"already finished: {workdir} is at step {first} of {total}, "
-                f"SHA-256 {checkpointing.digest(state)}"
-            )
+            digest = checkpointing.digest(state)
+            if hosts.first():
+                print(
+                    f"already finished: {workdir} is at step {first} of {total}, "
+                    f"SHA-256 {digest}"
+                )
             return state
         report(experiment, state)
         predict = evaluate.Predictor(experiment)
-        writer = metrics.Writer(workdir, total_steps=total, first_step=first)
+        writer = metrics.NoWriter()
+        if hosts.first():
+            writer = metrics.Writer(workdir, total_steps=total, first_step=first)
         stack.callback(writer.close)
         stream = stack.enter_context(train_stream(experiment, workdir, first, total))
         terminated = stack.enter_context(on_sigterm())
@@ -126,14 +133,14 @@ def train_and_evaluate(
             if pending is not None:
                 pending.write(writer, config)
             due = step % log_every == 0 or step in (1, total)
-            pending = _Pending(step, item, sums, stream, due)
+            pending = _Pending(step, experiment, sums, stream, due)
             if step == first + PROJECT_FROM:
                 started = seconds_at(state)
             if step == first + PROJECT_AFTER:
                 seconds = seconds_at(state) - started
                 steps = PROJECT_AFTER - PROJECT_FROM
                 writer.say(projection(seconds, steps, total - step))
-            stopping = terminated()
+            stopping = terminated(step)
             checkpoints.check()
             if step == total or stopping or (save_every and step % save_every == 0):
                 if pending is not None:
@@ -147,7 +154,8 @@ def train_and_evaluate(
                     pending = pending.write(writer, config)
                 evaluate_now(step)
         checkpoints.wait()
-        writer.say(f"finished step {total}, SHA-256 {checkpointing.digest(state)}")
+        digest = checkpointing.digest(state)  # of all processes together
+        writer.say(f"finished step {total}, SHA-256 {digest}")
     return state
 
 
@@ -161,7 +169,9 @@ def restore_or_create(
     """
     config = experiment.config
     if checkpoints.newest_step() is None:
-        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        if hosts.first():
+            text = json.dumps(config, indent=2) + "\n"
+            (workdir / "config.json").write_text(text)
         truncate_logs(workdir, 0)
         return create(experiment), 0
     meta = checkpoints.read_meta()
@@ -184,7 +194,7 @@ def restore_or_create(
     state = checkpoints.restore(experiment.target)
     step = int(jax.device_get(state.step))
     truncate_logs(workdir, step)
-    print(f"resuming from step {step} of {workdir}", file=sys.stderr)
+    hosts.say(f"resuming from step {step} of {workdir}")
     return state, step
 
 
@@ -214,7 +224,7 @@ def create(experiment: Experiment) -> TrainState:
         arrays, report = starting.adopt(
             found, experiment.config["model"], experiment.variable_shapes, name
         )
-        print(f"starting from the model in {name}: {report}", file=sys.stderr)
+        hosts.say(f"starting from the model in {name}: {report}")
         return experiment.create_state(arrays)
     if len(parts) < 2 and not init["allow_scratch"]:
         raise InputError(
@@ -229,17 +239,18 @@ def create(experiment: Experiment) -> TrainState:
         experiment.tokenizer.vocabulary,
     )
     for name, found in reports.items():
-        print(f"init.{name} = {init[name]}: {found}", file=sys.stderr)
+        hosts.say(f"init.{name} = {init[name]}: {found}")
     if not reports:
-        print("starting from scratch", file=sys.stderr)
+        hosts.say("starting from scratch")
     return experiment.create_state(arrays)
 
 
 def truncate_logs(workdir: Path, step: int) -> None:
     """Removes what a killed run wrote after the checkpoint of `step`."""
-    metrics.truncate_log(workdir / metrics.FILE, step)
+    if hosts.first():
+        metrics.truncate_log(workdir / metrics.FILE, step)
     # Bad images are listed with the step of the plan, which counts from 0.
-    metrics.truncate_log(workdir / BAD_IMAGES, step - 1)
+    metrics.truncate_log(workdir / bad_images_file(), step - 1)
 
 
 def train_stream(
@@ -254,13 +265,20 @@ def train_stream(
         stop=total,
         on_bad_image=data["on_bad_image"],
         bad_image_budget=data["bad_image_budget"],
-        bad_image_list=workdir / BAD_IMAGES,
+        bad_image_list=workdir / bad_images_file(),
         images_before=first * experiment.config["groups"],
         workers=data["workers"],
         prefetch=data["prefetch"],
+        rows=experiment.local_groups,
         targets=experiment.targets,
         blank_images=data["blank_images"],
     )
+
+
+def bad_images_file() -> str:
+    """Returns the name of this process's list; each decodes other images."""
+    number = jax.process_index()
+    return f"bad_images.{number}.jsonl" if number else BAD_IMAGES
 
 
 def place(item: Step, experiment: Experiment, accumulate: int) -> dict[str, Any]:
@@ -282,7 +300,7 @@ def report(experiment: Experiment, state: TrainState) -> None:
         f"{plan.steps_per_epoch:,} an epoch",
         f"truncated  {experiment.train_index.truncated}",
     ]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    hosts.say("\n".join(lines))
 
 
 def seconds_at(state: TrainState) -> float:
@@ -303,17 +321,21 @@ def projection(seconds: float, done: int, left: int) -> str:
 def on_sigterm() -> Iterator[Any]:
     """Turns SIGTERM into a flag that the loop reads between steps.
 
-    Yields a function that says whether the signal came. The former handler is put back
-    afterwards. Off the main thread signals stay as they are.
+    Yields a function of the step that says whether the signal came; of several
+    processes all get the same answer at the same step, from JAX's service. The former
+    handler is put back afterwards. Off the main thread signals stay as they are.
     """
+    if hosts.several():
+        yield multihost_utils.reached_preemption_sync_point
+        return
     came = []
     try:
         former = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
     except ValueError:
-        yield lambda: False
+        yield lambda step: False
         return
     try:
-        yield lambda: bool(came)
+        yield lambda step: bool(came)
     finally:
         signal.signal(signal.SIGTERM, former)
 
@@ -321,13 +343,13 @@ def on_sigterm() -> Iterator[Any]:
 class _Pending:
     """Figures of a finished step that are still on the device."""
 
-    def __init__(self, step: int, item: Step, sums: Any, stream: Stream, due: bool):
+    def __init__(
+        self, step: int, experiment: Experiment, sums: Any, stream: Stream, due: bool
+    ):
         self.step, self.sums, self.due = step, sums, due
         self.waited, self.bad_images = stream.wait_seconds, stream.bad_images
         self.moment = time.monotonic()
-        uid = np.ascontiguousarray(item.batch["example_uid"])
-        self.examples = hashlib.sha256(uid.tobytes()).hexdigest()[:16]
-        self.pairs = float(item.batch["example_mask"].sum())
+        self.plan = experiment.train_plan
 
     def write(self, writer: metrics.Writer, config: Mapping[str, Any]) -> None:
         """Writes the figures if due; stops after too many updates not finite."""
@@ -335,13 +357,16 @@ class _Pending:
         budget = config["optim"]["non_finite_budget"]
         if self.due or skipped > budget:
             figures = metrics.means(jax.device_get(self.sums))
+            # Of the global batch, of which this process may have read a part.
+            planned = self.plan.batch(self.step - 1)
+            uid = np.ascontiguousarray(planned.uid).tobytes()
             if config["data"]["on_bad_image"] == "skip":
                 figures["data/bad_images"] = float(self.bad_images)
             writer.train(
                 self.step,
                 figures,
-                examples=self.examples,
-                pairs=self.pairs,
+                examples=hashlib.sha256(uid).hexdigest()[:16],
+                pairs=float((planned.texts >= 0).sum()),
                 waited=self.waited,
                 moment=self.moment,
             )

@@ -16,6 +16,7 @@ EXIT_BAD_INPUT = 2
 EXIT_NON_FINITE = 3
 EXIT_BAD_IMAGES = 4
 EXIT_WATCHDOG = 5
+EXIT_HOSTS = 6
 EXIT_PREEMPTED = 143
 
 Params = dict[str, Any]  # nested dict of arrays
@@ -33,6 +34,10 @@ class BadImageBudgetError(RuntimeError):
 
 class NonFiniteError(RuntimeError):
     """Too many updates in a row were not finite; exit code 3."""
+
+
+class HostError(RuntimeError):
+    """A process of the run is missing, or has another config or data; exit code 6."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

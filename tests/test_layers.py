@@ -47,6 +47,7 @@ LAYERS = {
     "models": 2,
     "data.pipeline": 2,
     "data.builders": 2,
+    "hosts": 2,
     "optim": 2,
     "sharding": 2,
     "convert.weights": 1,

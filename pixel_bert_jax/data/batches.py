@@ -1,6 +1,6 @@
 """Makes one batch: asks the plan what is in it, reads, decodes and lays out. No TF.
 
-Keys of a batch; G counts this process's groups (all G if `rows` is a full slice), L is
+Keys of a batch; G counts this process's groups (all G in a single process), L is
 the index's `max_text_length`, S the bucket's source canvas:
 
   image          uint8  [G, M, S, S, 3]  original pixels, zero beside them
@@ -85,7 +85,7 @@ class BatchMaker:
       plan: which examples form which batch.
       index: where texts and images are.
       skip: mask the group of an image that fails, instead of raising.
-      rows: groups of the global batch to make.
+      rows: numbers of the groups of the global batch to make.
       executor: runs one task an image.
       closing: once set, work ends with `ClosedError`.
       targets: makes arrays of the texts' annotations.
@@ -98,7 +98,7 @@ class BatchMaker:
         index: Index,
         *,
         skip: bool,
-        rows: slice,
+        rows: np.ndarray,
         executor: Executor,
         closing: threading.Event,
         targets: Targets | None = None,

@@ -85,7 +85,7 @@ class Stream:
         bad_image_list: str | Path | None = None,
         images_before: int = 0,
         max_text_length: int | None = None,
-        rows: slice | None = None,
+        rows: np.ndarray | None = None,
         workers: int | None = None,
         prefetch: int = 2,
         targets: Targets | None = None,
@@ -108,7 +108,7 @@ class Stream:
           images_before: images of the steps before `start`; the budget is that of the
             whole run, however often it was started.
           max_text_length: if given, checked against the index.
-          rows: this process's groups of the global batch; None = all.
+          rows: numbers of this process's groups of the global batch; None = all.
           workers: threads that read and decode; None = one a core, at most 16.
           prefetch: batches made ahead, at least 1.
           targets: makes arrays of the texts' annotations.
@@ -157,7 +157,7 @@ class Stream:
             plan,
             index,
             skip=on_bad_image == "skip" and not evaluation,
-            rows=slice(None) if rows is None else rows,
+            rows=np.arange(plan.groups) if rows is None else rows,
             executor=self._executor,
             closing=self._closing,
             targets=targets,

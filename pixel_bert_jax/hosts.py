@@ -1,0 +1,287 @@
+"""Several processes that train as one: who is there, and do all mean the same?
+
+JAX's own start-up ends every process without a word of who is missing. So they first
+meet here: process 0 listens beside the coordinator's port, each says who it is and what
+it would do, and all hear what is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from pixel_bert_jax.types import HostError, InputError
+
+PACKAGES = ("pixel-bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+SHOWN = 5
+RETRY = 0.2  # seconds between attempts to reach process 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The processes of a run, as flags name them.
+
+    Attributes:
+      coordinator: "host:port" of process 0; the port above it has to be free as well.
+      processes: their number.
+      process: which one this is, from 0.
+      timeout: seconds to wait for the others.
+    """
+
+    coordinator: str
+    processes: int
+    process: int
+    timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+          InputError: they do not fit together.
+        """
+        host, colon, port = self.coordinator.rpartition(":")
+        if not (host and colon and port.isdecimal() and 0 < int(port) < 65535):
+            raise InputError(
+                f"--coordinator_address is {self.coordinator!r}, expected HOST:PORT"
+            )
+        if not 0 <= self.process < self.processes:
+            raise InputError(
+                f"--process_id is {self.process}, expected 0 to num_processes - 1 = "
+                f"{self.processes - 1}"
+            )
+
+    @property
+    def meeting(self) -> tuple[str, int]:
+        """Where process 0 listens."""
+        host, _, port = self.coordinator.rpartition(":")
+        return host, int(port) + 1
+
+
+def start(group: Group | None, config: Mapping[str, Any]) -> None:
+    """Joins the processes of a run; must come before any device is touched.
+
+    Args:
+      group: None for what JAX finds out by itself on TPU pods and under SLURM.
+      config: of this launch, which has to be that of all.
+
+    Raises:
+      HostError: a process did not come, or has another config or other packages.
+    """
+    if group is None:
+        jax.distributed.initialize()
+        return
+    facts = {"config": config, "packages": versions()}
+    meet(group, facts)
+    jax.distributed.initialize(
+        group.coordinator,
+        group.processes,
+        group.process,
+        initialization_timeout=max(int(group.timeout), 1),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of what decides a step's numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def meet(group: Group, facts: Mapping[str, Any]) -> None:
+    """Waits for all processes and compares what they say.
+
+    Args:
+      group: who is expected.
+      facts: nested plain values that must be equal everywhere.
+
+    Raises:
+      HostError: on every process that came, with the same text.
+    """
+    own = {
+        "process": group.process,
+        "host": socket.gethostname(),
+        "facts": json.loads(json.dumps(facts)),
+    }
+    verdict = _listen(group, own) if group.process == 0 else _report(group, own)
+    if verdict:
+        raise HostError(verdict)
+
+
+def _listen(group: Group, own: dict[str, Any]) -> str:
+    """Collects what all say and tells everyone the verdict; "" if all is well."""
+    came = {0: own}
+    connections = []
+    deadline = time.monotonic() + group.timeout
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(
+            socket.create_server(("", group.meeting[1]), reuse_port=False)
+        )
+        while len(came) < group.processes:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            server.settimeout(left)
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                break
+            stack.callback(connection.close)
+            connection.settimeout(max(left, 1.0))
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                said = json.loads(_receive(connection))
+                came[int(said["process"])] = said
+                connections.append(connection)
+        verdict = _verdict(group, came)
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                _send(connection, json.dumps(verdict))
+    return verdict
+
+
+def _report(group: Group, own: dict[str, Any]) -> str:
+    """Tells process 0 what this one would do and returns the verdict."""
+    deadline = time.monotonic() + group.timeout
+    host, port = group.meeting
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return (
+                f"process 0 did not answer at {host}:{port} within "
+                f"{group.timeout:.0f} s; process {group.process} was there"
+            )
+        try:
+            with socket.create_connection((host, port), timeout=left) as connection:
+                _send(connection, json.dumps(own))
+                # Process 0 may wait for others, as long as this one may.
+                connection.settimeout(group.timeout + 5)
+                return str(json.loads(_receive(connection)))
+        except (OSError, ValueError):
+            time.sleep(RETRY)
+
+
+def _verdict(group: Group, came: Mapping[int, Mapping[str, Any]]) -> str:
+    there = ", ".join(f"{n} ({came[n]['host']})" for n in sorted(came))
+    missing = [str(n) for n in range(group.processes) if n not in came]
+    if missing:
+        return (
+            f"process {', '.join(missing)} of {group.processes} did not come within "
+            f"{group.timeout:.0f} s; there are {there}"
+        )
+    return _differences(came)
+
+
+def _differences(came: Mapping[int, Mapping[str, Any]]) -> str:
+    """Says in which facts a process is not like process 0; "" if in none."""
+    lines = []
+    first = _flat(came[0]["facts"])
+    for n in sorted(came):
+        other = _flat(came[n]["facts"])
+        paths = sorted(p for p in first.keys() | other if first.get(p) != other.get(p))
+        lines += [
+            f"process {n} ({came[n]['host']}) has {path} = {other.get(path)!r}, "
+            f"process 0 ({came[0]['host']}) has {first.get(path)!r}"
+            for path in paths[:SHOWN]
+        ]
+    return "; ".join(lines)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {path: value}
+    out: dict[str, Any] = {}
+    for name, item in value.items():
+        out |= _flat(item, f"{path}.{name}" if path else str(name))
+    return out
+
+
+def _send(connection: socket.socket, text: str) -> None:
+    data = text.encode()
+    connection.sendall(len(data).to_bytes(8, "big") + data)
+
+
+def _receive(connection: socket.socket) -> str:
+    def exactly(count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            part = connection.recv(min(count - len(data), 1 << 16))
+            if not part:
+                raise ConnectionError("the other side is gone")
+            data += part
+        return data
+
+    return exactly(int.from_bytes(exactly(8), "big")).decode()
+
+
+def compare(facts: Mapping[str, str]) -> None:
+    """Compares what all processes found once they have joined.
+
+    Args:
+      facts: names and short texts.
+
+    Raises:
+      HostError: on every process, with the same text.
+    """
+    if not several():
+        return
+    own = [socket.gethostname(), *facts.values()]
+    sent = np.zeros((len(own), 64), np.uint8)
+    for row, text in zip(sent, own, strict=True):
+        data = text.encode()[:64]
+        row[: len(data)] = np.frombuffer(data, np.uint8)
+    everyone = np.asarray(multihost_utils.process_allgather(sent))
+    texts = [
+        [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in one]
+        for one in everyone
+    ]
+    came = {
+        n: {"host": host, "facts": dict(zip(facts, values, strict=True))}
+        for n, (host, *values) in enumerate(texts)
+    }
+    if verdict := _differences(came):
+        raise HostError(verdict)
+
+
+def several() -> bool:
+    """Returns whether this process is one of several."""
+    return jax.process_count() > 1
+
+
+def first() -> bool:
+    """Returns whether this process is the one that writes and speaks."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints a line for the user, once for all processes."""
+    if first():
+        print(text, file=sys.stderr, flush=True)
+
+
+def agree(value: int) -> int:
+    """Returns what process 0 has, on every process."""
+    if not several():
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def whole(x: Any) -> np.ndarray:
+    """Returns an array that may be spread over processes as a host array on each."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        if not x.is_fully_replicated:
+            return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+        x = x.addressable_data(0)
+    return np.asarray(jax.device_get(x))

@@ -1,0 +1,239 @@
+"""Several processes as one run: real processes, sockets and signals."""
+
+import concurrent.futures
+import re
+import signal
+import socket
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pixel_bert_jax import hosts, sharding
+from pixel_bert_jax.hosts import Group, meet
+from pixel_bert_jax.types import EXIT_HOSTS, HostError, InputError
+from tests import runs
+
+DEVICES = "JAX_NUM_CPU_DEVICES"
+
+
+def free_port():
+    """Returns a port that is free, with the next one."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("", 0))
+            port = one.getsockname()[1]
+            try:
+                two.bind(("", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+# --- who is there ---------------------------------------------------------------------
+
+
+def gather(facts, processes=None, timeout=20.0, port=None):
+    """Lets processes meet, as threads, and returns what each of them got."""
+    address = f"localhost:{port or free_port()}"
+    processes = processes or len(facts)
+
+    def one(number, said):
+        try:
+            meet(Group(address, processes, number, timeout), said)
+        except HostError as error:
+            return str(error)
+        return ""
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(one, n, said) for n, said in facts.items()]
+        return [task.result() for task in waiting]
+
+
+def test_those_who_agree_start():
+    facts = {"config": {"seed": 0, "model": {"layers": 2}}, "packages": {"jax": "1"}}
+    assert gather(dict.fromkeys(range(4), facts)) == [""] * 4
+
+
+def test_one_with_another_config_is_named_everywhere():
+    same = {"config": {"seed": 0, "total": "1 steps"}}
+    found = gather({0: same, 1: same, 2: {"config": {"seed": 7}}})
+    assert len(set(found)) == 1
+    host = socket.gethostname()
+    assert (
+        f"process 2 ({host}) has config.seed = 7, process 0 ({host}) has 0"
+        in (found[0])
+    )
+    assert "config.total = None" in found[0] and "process 1 (" not in found[0]
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_one_that_does_not_come_is_named_in_time(missing):
+    facts = {n: {} for n in range(3) if n != missing}
+    began = time.monotonic()
+    found = gather(facts, processes=3, timeout=1.5)
+    assert time.monotonic() - began < 12
+    for text in found:
+        if missing:
+            assert f"process {missing} of 3 did not come within 2 s" in text
+        else:
+            assert "process 0 did not answer at localhost:" in text
+
+
+def test_it_does_not_matter_who_is_first():
+    port = free_port()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        group = Group(f"localhost:{port}", 2, 1, 20.0)
+        early = pool.submit(meet, group, {})
+        time.sleep(1)
+        late = pool.submit(meet, Group(f"localhost:{port}", 2, 0, 20.0), {})
+        early.result(), late.result()
+
+
+def test_a_stranger_does_not_count():
+    port = free_port()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        host = pool.submit(meet, Group(f"localhost:{port}", 2, 0, 20.0), {})
+        time.sleep(0.5)
+        with socket.create_connection(("localhost", port + 1)) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        meet(Group(f"localhost:{port}", 2, 1, 20.0), {})
+        host.result()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("nowhere", 2, 0), "expected HOST:PORT"),
+        (("host:x", 2, 0), "expected HOST:PORT"),
+        (("host:99999", 2, 0), "expected HOST:PORT"),
+        (("host:1234", 2, 2), "expected 0 to num_processes - 1 = 1"),
+    ],
+)
+def test_flags_that_cannot_be_meant(fields, message):
+    with pytest.raises(InputError, match=message):
+        Group(*fields)
+
+
+def test_a_single_process_reads_everything():
+    mesh = sharding.make_mesh({"data": -1})
+    for accumulate in (1, 2):
+        rows = sharding.local_groups(32, accumulate, mesh)
+        assert rows.tolist() == list(range(32))
+    assert hosts.agree(3) == 3 and not hosts.several() and hosts.first()
+    hosts.compare({"plan": "x"})
+
+
+# --- whole runs -----------------------------------------------------------------------
+
+
+def launch(processes, *flags, devices=2, **fields):
+    """Starts the micro config in several processes."""
+    port = free_port()
+    config = runs.FILE + runs.argument(**fields)
+    return [
+        runs.Process(
+            runs.command(
+                *flags,
+                f"--coordinator_address=localhost:{port}",
+                f"--num_processes={processes}",
+                f"--process_id={n}",
+                "--host_timeout=60",
+                config=config,
+            ),
+            **{DEVICES: str(devices)},
+        )
+        for n in range(processes)
+    ]
+
+
+def finish(processes):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda process: process.finish(), processes))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run in one process of four devices."""
+    folder = tmp_path_factory.mktemp("alone")
+    flags = runs.place(folder / "run", folder / "index")
+    outcome = runs.Process(runs.command(*flags), **{DEVICES: "4"}).finish()
+    assert outcome.code == 0, outcome.output
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "mesh"), [(2, ""), (4, ""), (2, "fsdp")])
+def test_several_processes_train_as_one(alone, tmp_path, processes, mesh):
+    flags = [*runs.place(tmp_path / "run", alone / "index")]
+    if mesh:
+        flags += ["--config.mesh.data=1", "--config.mesh.fsdp=-1"]
+    found = finish(launch(processes, *flags, devices=4 // processes))
+    for outcome in found:
+        assert outcome.code == 0, outcome.output
+    got, want = runs.log(tmp_path / "run"), runs.log(alone / "run")
+    assert len(got) == len(want)
+    texts = Counter()
+    for ours, theirs in zip(got, want, strict=True):
+        if "evaluation" in ours:
+            for name, value in theirs["evaluation"].items():
+                assert ours["evaluation"][name] == pytest.approx(value, abs=1e-4)
+            continue
+        assert ours["examples"] == theirs["examples"]  # of the global batch
+        for name in ("loss", "gradient_norm"):
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5)
+        texts[ours["examples"]] += 1
+    assert set(texts.values()) == {1}
+    # Only the first one speaks.
+    assert "finished step" in found[0].output
+    assert all("step 1/" not in outcome.output for outcome in found[1:])
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_stops_all_at_the_same_step(alone, tmp_path):
+    flags = [*runs.place(tmp_path / "run", alone / "index")]
+    flags += ["--config.total=4000 steps", "--config.checkpoint.every=100 %"]
+    processes = launch(2, *flags)
+    assert processes[0].read_until("step 3/")
+    processes[1].popen.send_signal(signal.SIGTERM)
+    found = finish(processes)
+    assert [outcome.code for outcome in found] == [143, 143], found[0].output
+    steps = [re.search(r"saved step (\d+) of", x.output)[1] for x in found]
+    assert steps[0] == steps[1]
+    names = [p.name for p in (tmp_path / "run/checkpoints/latest").iterdir()]
+    assert names == [steps[0]]
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_ends_the_others(alone, tmp_path):
+    flags = [*runs.place(tmp_path / "run", alone / "index")]
+    processes = launch(2, *flags, "--config.total=4000 steps")
+    assert processes[0].read_until("step 3/")
+    began = time.monotonic()
+    processes[1].popen.kill()
+    found = finish(processes)
+    assert time.monotonic() - began < 150
+    assert found[0].code not in (0, 143)
+    assert re.search(
+        "Connection reset|closed|heartbeat|unhealthy|peer", found[0].output
+    )
+
+
+@pytest.mark.slow
+def test_a_process_with_another_config_ends_all_with_its_name(alone, tmp_path):
+    port = free_port()
+    flags = [*runs.place(tmp_path / "run", alone / "index")]
+    flags += [f"--coordinator_address=localhost:{port}", "--num_processes=2"]
+    found = finish(
+        [
+            runs.Process(
+                runs.command(*flags, f"--process_id={n}", f"--config.seed={n}")
+            )
+            for n in range(2)
+        ]
+    )
+    for outcome in found:
+        assert outcome.code == EXIT_HOSTS == 6, outcome.output
+        assert "has config.seed = 1, process 0" in outcome.output
+    assert not (tmp_path / "run").exists()
