@@ -52,7 +52,7 @@ def tiny():
 def flickr8k():
     """The CPU-sized model of `configs/pretrain.py:flickr8k` on the same photos."""
     config = fine_tuned(pretrain.flickr8k(), "flickr8k")
-    config.total = "2 epochs"
+    config.total = "450 steps"
     config.groups = 8
     config.texts_per_group = 5
     (corpus,) = config.data.corpora

@@ -19,6 +19,8 @@ from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.evaluators.base import Predict, to_host
 from pixel_bert_jax.types import Batch, InputError, Params
 
+WIDTH = 16  # tokens; texts are cut to a multiple of it that holds all of a portion
+
 
 class Gallery:
     """The images and texts of a held-out corpus, numbered from 0.
@@ -27,6 +29,8 @@ class Gallery:
       index: holds the single corpus.
       image_rows: int64 [N] rows of the images that have texts, in the index's order.
       text_image: int64 [T] the number of each text's image.
+      by_length: int64 [T] numbers of the texts, the shortest first: portions of texts
+        of one length need the least padding.
     """
 
     def __init__(self, index: Index):
@@ -44,6 +48,8 @@ class Gallery:
         self.image_rows, self.text_image = np.unique(
             index.text_image(0), return_inverse=True
         )
+        _, mask = index.texts(0, np.arange(len(self.text_image)))
+        self.by_length = np.argsort(mask.sum(axis=1), kind="stable")
 
     def shown(self, step: Step) -> np.ndarray:
         """Returns int64 [G]: the number of each group's image, -1 for a hole."""
@@ -88,9 +94,11 @@ class PairScorer:
         for begin in range(0, wanted.shape[1], size):
             rows = wanted[:, begin : begin + size]
             ids, mask = self._gallery.index.texts(0, rows.reshape(-1))
+            longest = int(mask.sum(axis=1).max())
+            width = min(max(-(-longest // WIDTH), 1) * WIDTH, ids.shape[1])
             texts = {
-                "text_ids": ids.reshape(*rows.shape, -1),
-                "text_mask": mask.reshape(*rows.shape, -1),
+                "text_ids": ids[:, :width].reshape(*rows.shape, -1),
+                "text_mask": mask[:, :width].reshape(*rows.shape, -1),
             }
             out = self._predict.run("score", self._variables, {**visual, **texts})
             found.append(out["score"])
@@ -110,15 +118,15 @@ def score_matrix(
     """
     texts = len(gallery.text_image)
     scores = np.empty((len(gallery.image_rows), texts), np.float32)
-    rows = np.broadcast_to(np.arange(texts), (1, texts))
     for step, images in once(stream, gallery):
         file = folder and folder / f"{step.step:06d}.npy"
         real = images >= 0
         part = _read(file, (int(real.sum()), texts))
         if part is None:
             visual = scorer.encode(step)
-            wanted = np.broadcast_to(rows, (len(images), texts))
-            part = scorer.score(visual, wanted)[real]
+            wanted = np.broadcast_to(gallery.by_length, (len(images), texts))
+            part = np.empty((int(real.sum()), texts), np.float32)
+            part[:, gallery.by_length] = scorer.score(visual, wanted)[real]
             _write(file, part)
         scores[images[real]] = part
     return scores

@@ -108,9 +108,9 @@ def two_stage(
     texts = _best(coarse, length)
     images_of = _best(coarse.T, length).T
     fine = np.zeros_like(coarse)
-    scored = texts | images_of
+    scored, by_length = texts | images_of, gallery.by_length
     for images, visual in batches:
-        rows = [np.flatnonzero(scored[i]) if i >= 0 else [] for i in images]
+        rows = [by_length[scored[i, by_length]] if i >= 0 else [] for i in images]
         wanted = np.full((len(images), max(map(len, rows))), -1, np.int64)
         for row, listed in zip(wanted, rows, strict=True):
             row[: len(listed)] = listed
