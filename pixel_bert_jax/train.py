@@ -23,6 +23,7 @@ from pixel_bert_jax.experiment import Experiment, count_parameters, split_batch
 from pixel_bert_jax.lock import locked
 from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.train_state import TrainState
+from pixel_bert_jax.train_step import NOT_FINITE
 from pixel_bert_jax.types import InputError, NonFiniteError
 from pixel_bert_jax.watchdog import Watchdog
 
@@ -122,6 +123,18 @@ def train_and_evaluate(
                 checkpoints.wait()
             writer.evaluation(step, figures)
 
+        def record() -> None:
+            """Writes the figures of the step before, if that was not done."""
+            nonlocal pending
+            done, pending = pending, None
+            try:
+                if done is not None:
+                    done.write(writer, config)
+            except NonFiniteError:
+                checkpoints.save(state, meta)  # its parameters are the last good ones
+                checkpoints.wait()
+                raise
+
         if late:
             evaluate_now(first)
         for item in watchdog.watched(stream, "a batch came"):
@@ -130,8 +143,7 @@ def train_and_evaluate(
             with jax.transfer_guard("disallow"):
                 state, sums = experiment.train_step(state, batch)
             # Figures are read one step late, so that the device is never waited for.
-            if pending is not None:
-                pending.write(writer, config)
+            record()
             due = step % log_every == 0 or step in (1, total)
             pending = _Pending(step, experiment, sums, stream, due)
             if step == first + PROJECT_FROM:
@@ -143,15 +155,13 @@ def train_and_evaluate(
             stopping = terminated(step)
             checkpoints.check()
             if step == total or stopping or (save_every and step % save_every == 0):
-                if pending is not None:
-                    pending = pending.write(writer, config)
+                record()
                 checkpoints.save(state, meta)
             if stopping and step < total:
                 checkpoints.wait()
                 raise Preempted(f"SIGTERM: saved step {step} of {total} in {workdir}")
             if evaluation_due(step):
-                if pending is not None:
-                    pending = pending.write(writer, config)
+                record()
                 evaluate_now(step)
         checkpoints.wait()
         digest = checkpointing.digest(state)  # of all processes together
@@ -350,6 +360,7 @@ class _Pending:
         self.waited, self.bad_images = stream.wait_seconds, stream.bad_images
         self.moment = time.monotonic()
         self.plan = experiment.train_plan
+        self.paths = sorted(experiment.optimizer.trainable)
 
     def write(self, writer: metrics.Writer, config: Mapping[str, Any]) -> None:
         """Writes the figures if due; stops after too many updates not finite."""
@@ -357,6 +368,7 @@ class _Pending:
         budget = config["optim"]["non_finite_budget"]
         if self.due or skipped > budget:
             figures = metrics.means(jax.device_get(self.sums))
+            first = self.paths[int(figures.pop(NOT_FINITE))]
             # Of the global batch, of which this process may have read a part.
             planned = self.plan.batch(self.step - 1)
             uid = np.ascontiguousarray(planned.uid).tobytes()
@@ -373,5 +385,6 @@ class _Pending:
         if skipped > budget:
             raise NonFiniteError(
                 f"step {self.step}: {int(skipped)} updates in a row were not finite, "
-                f"more than optim.non_finite_budget = {budget}"
+                f"more than optim.non_finite_budget = {budget}; the first gradient "
+                f"that is not finite is that of {first}"
             )

@@ -26,6 +26,9 @@ from pixel_bert_jax.types import Batch, Params, Sums
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
+# Of `Sums`: place of the first gradient that is not finite among all, sorted by path.
+NOT_FINITE = "first_not_finite"
+
 
 def build(
     task: Task, optimizer: Optimizer, mesh: Mesh, config: Mapping[str, Any]
@@ -73,6 +76,9 @@ def build(
         }
         skipped = jnp.where(finite, 0, state.skipped + 1).astype(jnp.int32)
         sums["skipped_in_a_row"] = (skipped.astype(jnp.float32), jnp.ones(()))
+        wrong = [~jnp.all(jnp.isfinite(grads[path])) for path in sorted(grads)]
+        first = jnp.argmax(jnp.stack(wrong)).astype(jnp.float32)
+        sums[NOT_FINITE] = (first, jnp.ones(()))
         return (
             state.replace(
                 step=state.step + 1,

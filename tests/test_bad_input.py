@@ -4,6 +4,7 @@ Wrong command lines are in `test_main`, single faults of annotations in `data`.
 """
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -232,7 +233,14 @@ def test_too_many_updates_that_are_not_finite(tmp_path):
     flags = runs.place(tmp_path / "run", tmp_path / "index")
     outcome = runs.Process(runs.command(*flags, config=config)).finish()
     assert outcome.code == 3, outcome.output
-    assert "optim.non_finite_budget = 2" in outcome.output.splitlines()[-1]
+    told = outcome.output.splitlines()[-1]
+    assert "optim.non_finite_budget = 2" in told
+    assert re.search(
+        r"not finite is that of (backbone|encoder|front_end|heads|text)/", told
+    )
+    # What was good last is kept.
+    (kept,) = (tmp_path / "run/checkpoints/latest").iterdir()
+    assert kept.name.isdigit() and 3 <= int(kept.name) <= 10
     (last,) = [x for x in runs.log(tmp_path / "run") if x["skipped_in_a_row"] == 3]
     assert last["step"] < 10
 
