@@ -8,7 +8,7 @@ Presets (add overrides after commas: `configs/pretrain.py:tiny,groups=32`):
 |---|---|---|---|
 | `tiny` | rendered scenes, nothing to download | 2 CPU cores | 8 minutes |
 | `tiny_long` | the same scenes | 2 CPU cores | an hour |
-| `flickr8k` | Flickr8k photos under `config.data.root` | 1 CPU core | 75 minutes |
+| `flickr8k` | Flickr8k photos in `config.data.root` | 1 CPU core | 45 to 75 minutes |
 | `r50`, the default | COCO and Visual Genome there | 64 TPU v5e | 5 to 10 h, not run |
 | `x152`, `x152_32x4d` | the same | 64 TPU v5e | 10 to 30 h, not run |
 """
