@@ -62,14 +62,15 @@ def check_values(config: Mapping[str, Any]) -> None:
     faults = []
     for path, valid in CHOICES.items():
         value = _value(config, path)
-        if value not in valid:
+        if value is not None and value not in valid:
             faults.append(
                 f"{path} is {value!r}{nearest(str(value), valid)}; valid: "
                 f"{', '.join(valid)}"
             )
     for path, (least, greatest) in RANGES.items():
         value = _value(config, path)
-        if not least <= value <= greatest:  # NaN is in no range
+        # NaN is in no range. A model of an earlier version may lack a newer field.
+        if value is not None and not least <= value <= greatest:
             limit = f"at least {least}"
             if greatest != math.inf:
                 limit = f"{least} to {greatest}"
@@ -107,7 +108,10 @@ def check_metric(metric: str, figures: Sequence[str]) -> None:
 
 
 def _value(config: Mapping[str, Any], path: str) -> Any:
+    """Returns the field at a dotted path, None if there is none."""
     value: Any = config
     for name in path.split("."):
+        if name not in value:
+            return None
         value = value[name]
     return value
