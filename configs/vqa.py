@@ -10,6 +10,7 @@ Presets (add overrides after commas: `configs/vqa.py:tiny,groups=32`):
 | `small` | photos in VQA 2.0's files, in `config.data.root` | 1 CPU core | minutes |
 | `r50`, the default, `x152` | VQA 2.0 train, val | 16 TPU v5e | not run |
 | `r50_trainval`, `x152_trainval` | train and val together | 16 TPU v5e | not run |
+| `r50_trainval_genome` | and Visual Genome's questions | 16 TPU v5e | not run |
 
 All start from a pre-trained model: `tiny` from `checkpoints/scenes_tiny_long`, the
 others from what `config.init.model` names.
@@ -82,6 +83,32 @@ def r50_trainval():
     return full_size(pretrain.r50(), "r50_trainval", ("train2014", "val2014"))
 
 
+def r50_trainval_genome():
+    """`r50_trainval` with Visual Genome's questions, as UNITER and ClipBERT train."""
+    config = r50_trainval()
+    config.preset = "r50_trainval_genome"
+    config.data.corpora = (
+        *config.data.corpora,
+        dict(
+            source="visual_genome_questions",
+            name="visual_genome",
+            weight=1.0,
+            annotations="visual_genome/question_answers.json",
+            sizes="visual_genome/image_data.json",
+            images="visual_genome",
+            needs=(
+                (
+                    "visual_genome/question_answers.json",
+                    pretrain.VISUAL_GENOME_FILES[0][1],
+                ),
+                *pretrain.VISUAL_GENOME_FILES[1:],
+            ),
+            evaluated=False,
+        ),
+    )
+    return config
+
+
 def x152():
     """The paper's stronger model. Paper: test-dev 74.45, test-std 74.55."""
     return full_size(pretrain.x152(), "x152", ("train2014",))
@@ -136,6 +163,7 @@ PRESETS = {
     "small": small,
     "r50": r50,
     "r50_trainval": r50_trainval,
+    "r50_trainval_genome": r50_trainval_genome,
     "x152": x152,
     "x152_trainval": x152_trainval,
 }

@@ -120,7 +120,8 @@ class Experiment:
         index = self.train_index
         return count_vocabulary(
             index.annotation(c, row)["multiple_choice_answer"]
-            for c in range(len(index.corpora))
+            for c, source in enumerate(index.sources)
+            if getattr(source, "names_answers", True)
             for row in range(index.num_texts(c))
         )
 

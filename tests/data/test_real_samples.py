@@ -65,10 +65,11 @@ def test_karpathys_layout_reads_as_plain_json_does(real_data, build):
     assert pairs(index) == sorted(wanted)
 
 
-def test_visual_genome_reads_as_plain_json_does(real_data, build, tmp_path):
+@pytest.fixture
+def genome(real_data, tmp_path):
+    """Visual Genome's sample: files, a folder of blank photos, keys and sizes."""
     files = real_data / "visual_genome"
     photos = json.loads((files / "image_data.json").read_text())
-    records = json.loads((files / "region_descriptions.json").read_text("utf-8"))
     # The sample comes without pictures: blank ones of the stated sizes.
     root = tmp_path / "visual_genome"
     keys, sizes = {}, {}
@@ -78,6 +79,12 @@ def test_visual_genome_reads_as_plain_json_does(real_data, build, tmp_path):
         size = photo["width"], photo["height"]
         Image.new("RGB", size).save(root / key)
         keys[photo["image_id"]], sizes[key] = key, size[::-1]
+    return files, root, keys, sizes
+
+
+def test_visual_genome_reads_as_plain_json_does(genome, build):
+    files, root, keys, sizes = genome
+    records = json.loads((files / "region_descriptions.json").read_text("utf-8"))
     index = build(
         root,
         "train",
@@ -95,3 +102,21 @@ def test_visual_genome_reads_as_plain_json_does(real_data, build, tmp_path):
     assert len(index.sizes) == 100
     wanted = [sizes[index.key(row)] for row in range(100)]
     np.testing.assert_array_equal(index.sizes, wanted)
+
+
+def test_visual_genomes_questions_read_as_plain_json_does(genome, build):
+    files, root, keys, _ = genome
+    records = json.loads((files / "question_answers.json").read_text("utf-8"))
+    index = build(
+        root,
+        "train",
+        source="visual_genome_questions",
+        annotations=str(files / "question_answers.json"),
+        sizes=str(files / "image_data.json"),
+        images=".",
+    )
+    entries = [(record["id"], qa) for record in records for qa in record["qas"]]
+    assert len(entries) == 3393 == index.num_texts(0)
+    assert pairs(index) == sorted((keys[n], qa["question"]) for n, qa in entries)
+    first = index.annotation(0, 0)
+    assert (first["question_id"], first["multiple_choice_answer"]) == (986768, "green")

@@ -226,3 +226,54 @@ def test_fields_of_the_corpus_are_checked(folder):
         folder.source(sizes="elsewhere.json")
     with pytest.raises(InputError, match=r"no field 'size' \(did you mean 'sizes'"):
         folder.source(size=3)
+
+
+def questions(folder, records):
+    path = folder.root / "question_answers.json"
+    path.write_text(json.dumps(records))
+    fields = {"source": "visual_genome_questions", "annotations": path.name}
+    return SOURCES["visual_genome_questions"](FIELDS | fields, "train", folder.root)
+
+
+def qa(number, image, question="What is it?", answer="A cat.", **fields):
+    return {
+        "qa_id": number,
+        "image_id": image,
+        "question": question,
+        "answer": answer,
+        **fields,
+    }
+
+
+def test_questions_have_one_answer_in_normal_form(folder, tokenizer, tmp_path, capsys):
+    records = [
+        {"id": 1, "qas": [qa(5, 1), qa(6, 1, "How many?", "Two."), qa(7, 1, " ")]},
+        {"id": 2, "qas": [qa(8, 2, answer=".")]},
+        {"id": 3, "qas": [qa(9, 3, "Where?", "On the table.")]},
+    ]
+    source = questions(folder, records)
+    index = build_or_open([source], tokenizer, 8, tmp_path / "index")
+    assert index.num_texts(0) == 3 and index.text_image(0).tolist() == [0, 0, 2]
+    found = [index.annotation(0, n) for n in range(3)]
+    assert [x["multiple_choice_answer"] for x in found] == ["cat", "2", "on table"]
+    assert [x["question_id"] for x in found] == [5, 6, 9]
+    assert all(len(x["answers"]) == 10 for x in found)
+    assert not source.names_answers
+    assert "2 x question or answer without text, left out" in capsys.readouterr().err
+
+
+def test_faults_of_questions(folder, tokenizer, tmp_path):
+    records = [
+        {"id": 1, "qas": [qa(5, 2), {"qa_id": 6}, qa(7, 1, answer=3)]},
+        {"id": 77, "qas": [qa(8, 77)]},
+        {"id": 2},
+    ]
+    with pytest.raises(InputError) as error:
+        build_or_open([questions(folder, records)], tokenizer, 8, tmp_path / "index")
+    for text in (
+        "1 x question of another image",
+        "2 x broken question",
+        "1 x qas of an image that is not listed",
+        "1 x broken record (expected an integer id and a list of qas)",
+    ):
+        assert text in str(error.value)

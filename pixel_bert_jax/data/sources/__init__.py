@@ -18,6 +18,7 @@ from pixel_bert_jax.data.sources import (
     scenes,
     scenes_tasks,
     visual_genome,
+    visual_genome_questions,
     vqa,
 )
 from pixel_bert_jax.data.sources.base import Source
@@ -33,5 +34,6 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], str, Path | None], Source]] = {
     "scenes_nlvr2": scenes_tasks.build_statements,
     "scenes_vqa": scenes_tasks.build_questions,
     "visual_genome": visual_genome.build,
+    "visual_genome_questions": visual_genome_questions.build,
     "vqa": vqa.build,
 }

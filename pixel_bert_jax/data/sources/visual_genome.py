@@ -25,10 +25,17 @@ from pixel_bert_jax.types import InputError
 
 
 class VisualGenomeSource(files.AnnotatedPhotos):
-    """Region descriptions; a key is "VG_100K/NUMBER.jpg" or "VG_100K_2/NUMBER.jpg"."""
+    """Region descriptions; a key is "VG_100K/NUMBER.jpg" or "VG_100K_2/NUMBER.jpg".
 
-    def __init__(self, name: str, regions: Path, sizes: Path, folder: Path):
-        super().__init__(name, (regions, sizes), folder)
+    Attributes:
+      entries: the field of a record that lists its texts.
+      left_out: entries that are no fault, but of no use.
+    """
+
+    entries = "regions"
+
+    def __init__(self, name: str, texts: Path, sizes: Path, folder: Path):
+        super().__init__(name, (texts, sizes), folder)
         self._photos: dict[int, tuple[str, int, int]] = {}
         self.left_out = base.Problems()
 
@@ -57,25 +64,25 @@ class VisualGenomeSource(files.AnnotatedPhotos):
     def _texts(self) -> Iterator[tuple[str, str]]:
         for n, record in enumerate(_stream(self.annotations[0])):
             where = f"{self.annotations[0]}, [{n}]"
-            if not _is_record(record):
+            if not _is_record(record, self.entries):
                 self.problems.add(
-                    "broken record (expected an integer id and a list of regions)",
+                    f"broken record (expected an integer id and a list of "
+                    f"{self.entries})",
                     f"{where}: {str(record)[:120]}",
                 )
             elif record["id"] not in self._photos:
-                if record["regions"]:
+                if record[self.entries]:
                     self.problems.add(
-                        "regions of an image that is not listed",
+                        f"{self.entries} of an image that is not listed",
                         f"{where}: image {record['id']}, not in {self.annotations[1]}",
                     )
             else:
-                yield from self._phrases(record, where)
+                yield from self._of(record, where)
         if self.left_out:
             self.notes.append(f"{self.left_out}".replace("\n", "\n  "))
 
-    def _phrases(
-        self, record: Mapping[str, Any], where: str
-    ) -> Iterator[tuple[str, str]]:
+    def _of(self, record: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
+        """Yields the texts of one photo."""
         number = record["id"]
         key, height, width = self._photos[number]
         for n, region in enumerate(record["regions"]):
@@ -125,7 +132,7 @@ def build(
     base.only(config, ["name", "annotations", "sizes", "images"], [])
     return VisualGenomeSource(
         name=config["name"],
-        regions=files.resolve(config, "annotations", split, root),
+        texts=files.resolve(config, "annotations", split, root),
         sizes=files.resolve(config, "sizes", split, root),
         folder=files.resolve(config, "images", split, root),
     )
@@ -156,11 +163,11 @@ def _is_image(image: Any) -> bool:
     )
 
 
-def _is_record(record: Any) -> bool:
+def _is_record(record: Any, entries: str) -> bool:
     return (
         isinstance(record, dict)
         and files.is_integer(record.get("id"))
-        and isinstance(record.get("regions"), list)
+        and isinstance(record.get(entries), list)
     )
 
 
