@@ -115,6 +115,7 @@ def full_size(config, preset, name, photos, training):
     config = fine_tuned(config, preset)
     config.groups = 512
     config.texts_per_group = 1
+    config.optim.accumulate = 16  # 4 images, 84 pairs a time on each of 8 devices
     file = f"{name}/annotations/dataset_{name}.json"
     config.data.corpora = (
         dict(
