@@ -7,6 +7,7 @@ Presets (add overrides after commas: `configs/retrieval.py:tiny,groups=8`):
 | preset | data | hardware | time |
 |---|---|---|---|
 | `tiny` | rendered scenes, nothing to download | 2 CPU cores | minutes |
+| `tiny_scratch` | the same, without pre-training | 2 CPU cores | minutes |
 | `flickr8k` | Flickr8k photos under `config.data.root` | 1 CPU core | half an hour |
 | `r50`, the default, `x152` | Flickr30K | 8 GPUs | not run |
 | `r50_coco`, `x152_coco` | COCO | 8 GPUs | not run |
@@ -46,6 +47,18 @@ def tiny():
     config.optim.warmup = "50 steps"
     config.optim.decays = ("70 %", "90 %")
     config.eval.update(every="100 %", groups=20, texts=50)
+    return config
+
+
+def tiny_scratch():
+    """`tiny` without pre-training: everything learns, the CNN and its norms as well."""
+    config = tiny()
+    config.preset = "tiny_scratch"
+    config.init.model = ""
+    config.init.allow_scratch = True
+    base = pretrain.tiny_long()
+    config.model.norm = base.model.norm
+    config.optim.rules = base.optim.rules
     return config
 
 
@@ -146,6 +159,7 @@ def fine_tuned(config, preset):
         objectives["image_words"] = dict(weight=0.1)
     config = common.fine_tuned(config, "retrieval", **objectives)
     config.preset = preset
+    config.init.allow_scratch = False  # nobody wants a frozen CNN that knows nothing
     config.model.norm = "frozen"
     config.optim.rules = (
         (r"(backbone|front_end)/.*", "frozen"),
@@ -157,6 +171,7 @@ def fine_tuned(config, preset):
 PRESETS = {
     "": r50,
     "tiny": tiny,
+    "tiny_scratch": tiny_scratch,
     "flickr8k": flickr8k,
     "r50": r50,
     "x152": x152,

@@ -10,10 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import shutil
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,17 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from pixel_bert_jax import hosts, manifest, trees
+from pixel_bert_jax import hosts, trees
+from pixel_bert_jax.checkpoint_store import BEST, LATEST, Store, check_writable
 from pixel_bert_jax.checks import check_metric
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import InputError
 
 FORMAT = 1
 FOLDER = "checkpoints"  # in the workdir
-LATEST, BEST = "latest", "best"
-TEMPORARY = ".orbax-checkpoint-tmp"  # ends the name of a folder that is not complete
-DAMAGED = ".damaged"  # ends that of one that was put aside
-SPARE = 4 << 20  # bytes beside the arrays: records of the files, the config
 
 # Fields that a relaunch may change; everything else must be as it was.
 MAY_CHANGE = (
@@ -83,9 +76,9 @@ class Checkpoints:
         self.metric = metric
         self.sign = {"max": 1.0, "min": -1.0}[mode]
         if not read_only:
-            _check_writable(root)
-        self.latest = _Store(root / LATEST, keep, read_only, fallback)
-        self.best = _Store(root / BEST, 1, read_only, fallback)
+            check_writable(root)
+        self.latest = Store(root / LATEST, keep, read_only, fallback)
+        self.best = Store(root / BEST, 1, read_only, fallback)
 
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
         """Starts writing the newest checkpoint in the background, unless it is there.
@@ -110,7 +103,7 @@ class Checkpoints:
         step = self.best.newest_step()
         if step is not None:
             old = self.read_meta(BEST)["figures"][self.metric]
-            if self.sign * value <= self.sign * old:
+            if not hosts.agree(self.sign * value > self.sign * old):
                 return False
         if step == int(state.step):
             # A retaken step (after a crash) with another figure: replace it.
@@ -172,103 +165,8 @@ class Checkpoints:
         self.latest.manager.close()
         self.best.manager.close()
 
-    def _of(self, which: str) -> _Store:
+    def _of(self, which: str) -> Store:
         return {LATEST: self.latest, BEST: self.best}[which]
-
-
-class _Store:
-    """One folder of checkpoints, each with a manifest."""
-
-    def __init__(self, folder: Path, keep: int, read_only: bool, fallback: bool):
-        self.folder, self._read_only, self._fallback = folder, read_only, fallback
-        self._saving: int | None = None
-        self._verified: int | None = None
-        self.manager = ocp.CheckpointManager(
-            folder,
-            # Named here, so that a fresh process can ask for shapes before it restores.
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                create=not read_only,
-                # What a killed run left; of a running one it would be its newest step.
-                cleanup_tmp_directories=not read_only,
-                async_options=ocp.AsyncOptions(
-                    post_finalization_callback=self._write_manifest
-                ),
-            ),
-        )
-
-    def newest_step(self) -> int | None:
-        """Returns the newest step, once its files are compared with the manifest.
-
-        With `fallback` a damaged one is put aside, under another name.
-        """
-        self.manager.wait_until_finished()
-        damaged: dict[int, str] = {}
-        for step in sorted(self.manager.all_steps(), reverse=True):
-            wrong = []
-            if step != self._verified:
-                wrong = manifest.faults(self.folder / str(step))
-            if not wrong:
-                self._verified = step
-                break
-            place = self.folder / str(step)
-            damaged[step] = f"the checkpoint {place} is damaged: {'; '.join(wrong)}"
-        else:
-            step = None
-        if not damaged:
-            return step
-        told = "; ".join(damaged.values())
-        if not self._fallback or step is None:
-            whole = "no other is whole" if step is None else f"step {step} is whole"
-            raise InputError(
-                f"{told}; {whole}; --config.checkpoint.fallback=True goes on from one "
-                "that is"
-            )
-        print(f"{told}; going on from step {step}", file=sys.stderr)
-        if not self._read_only:
-            for number in damaged:
-                place = self.folder / str(number)
-                place.rename(place.with_suffix(DAMAGED))
-            self.manager.reload()
-        return step
-
-    def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Starts to write a step, unless it is there."""
-        step = int(jax.device_get(state.step))
-        if step in self.manager.all_steps():
-            return
-        self.manager.wait_until_finished()
-        _check_space(self.folder, state)
-        self._saving = step
-        saved = self.manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
-            ),
-            force=True,
-        )
-        if not saved:
-            raise RuntimeError(
-                f"the checkpoint of step {step} was not written to {self.folder}; "
-                f"steps there: {self.manager.all_steps()}"
-            )
-
-    def check(self) -> None:
-        """Raises the error of a background write that is over."""
-        if self._saving is not None and not self.manager.is_saving_in_progress():
-            self._saving = None
-            self.manager.wait_until_finished()
-
-    def _write_manifest(self) -> None:
-        """Is called when all files are there and the folder still has another name."""
-        if hosts.first():
-            step = self._saving
-            manifest.write(self.folder / f"{step}{TEMPORARY}")
-            self._verified = step
 
 
 def options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,38 +178,6 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
         "mode": fields["best_mode"],
         "fallback": fields["fallback"],
     }
-
-
-def _check_writable(root: Path) -> None:
-    """Finds out before the first step what a save would find out after hours.
-
-    Raises:
-      InputError: nothing can be written there.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root) as file:
-            file.write(b"0")
-    except OSError as error:
-        raise InputError(f"cannot write checkpoints to {root}: {error}") from error
-
-
-def _check_space(folder: Path, state: TrainState) -> None:
-    """Refuses to begin a checkpoint that would fill the disk.
-
-    Raises:
-      OSError: names the folder, what is needed and what there is.
-    """
-    needed = sum(
-        math.prod(leaf.shape) * getattr(leaf.dtype, "itemsize", 8)
-        for leaf in jax.tree.leaves(state)
-    )
-    free = shutil.disk_usage(folder).free
-    if free < needed + SPARE:
-        raise OSError(
-            f"no space for a checkpoint in {folder}: {needed:,} bytes and {SPARE:,} "
-            f"to spare are needed, {free:,} are free; what is there stays as it is"
-        )
 
 
 def _check_shapes(stored: Any, target: TrainState, step: int) -> None:

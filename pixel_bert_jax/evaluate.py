@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from pixel_bert_jax.experiment import Experiment, data_root
 from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import Batch, InputError, Params
-from pixel_bert_jax.watchdog import Watchdog
 
 
 class Predictor:
@@ -32,9 +31,17 @@ class Predictor:
     any number of groups can be evaluated on any number of devices.
     """
 
-    def __init__(self, experiment: Experiment):
-        """Compiles nothing yet."""
+    def __init__(
+        self, experiment: Experiment, alive: Callable[[str], None] | None = None
+    ):
+        """Compiles nothing yet.
+
+        Args:
+          experiment: gives mesh and task.
+          alive: is told of every batch, such as a watchdog.
+        """
         self._mesh = experiment.mesh
+        self._alive = alive or (lambda what: None)
         self._functions = {
             name: jax.jit(function)
             for name, function in experiment.task.predict.items()
@@ -55,6 +62,7 @@ class Predictor:
 
     def run(self, name: str, variables: Params, batch: Batch) -> dict[str, Array]:
         """Runs one on arrays [G, ...]; the results, filled up, stay on the devices."""
+        self._alive(f"a batch of {name} in an evaluation")
         host = {k: x for k, x in batch.items() if isinstance(x, np.ndarray)}
         return self._functions[name](variables, {**batch, **self._placed(host)})
 
@@ -79,15 +87,17 @@ def evaluator(
       oracle: also compute the ceilings of generated data.
       workdir: where a long evaluation may leave what it has.
     """
+    config, plan = experiment.config, experiment.evaluation_plan.fingerprint
     settings = Settings(
         experiment.tokenizer,
         experiment.answers,
-        experiment.config["eval"],
+        config["eval"],
         oracle,
-        plan=experiment.evaluation_plan.fingerprint,
+        objectives=tuple(config["objectives"]),
+        plan=f"{plan} blank={config['data']['blank_images']}",
         folder=workdir,
     )
-    return EVALUATORS[experiment.config["task"]["name"]](settings)
+    return EVALUATORS[config["task"]["name"]](settings)
 
 
 def run(
@@ -97,7 +107,6 @@ def run(
     *,
     oracle: bool,
     workdir: Path | None = None,
-    watchdog: Watchdog | None = None,
 ) -> dict[str, float]:
     """Evaluates on every held-out example once.
 
@@ -107,15 +116,11 @@ def run(
       predict: kept by the caller so that it compiles once.
       oracle: also compute the ceilings of embedded data.
       workdir: where a long evaluation may leave what it has.
-      watchdog: is told of every batch.
     """
     one = evaluator(experiment, oracle=oracle, workdir=workdir)
     with stream(experiment) as batches:
-        steps = batches
-        if watchdog is not None:
-            steps = watchdog.watched(batches, "a batch came in an evaluation")
         index = experiment.evaluation_index
-        return dict(one.run(predict, variables, steps, index))
+        return dict(one.run(predict, variables, batches, index))
 
 
 def write_predictions(
@@ -149,8 +154,9 @@ def write_predictions(
     one = evaluator(experiment, workdir=workdir)
     with stream(experiment) as batches:
         (found,) = one.predictions(Predictor(experiment), variables, batches, index)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    one.write(path, found, index)
+    if hosts.first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        one.write(path, found, index)
     return len(found), index.corpora[0]
 
 
@@ -193,7 +199,8 @@ def from_workdir(
             f"no checkpoint in {workdir}: expected {workdir / FOLDER}, which a "
             "training run with the same --workdir makes"
         )
-    checkpoints = Checkpoints(workdir, keep=1, read_only=True)
+    fallback = bool(config and config["checkpoint"].get("fallback"))
+    checkpoints = Checkpoints(workdir, keep=1, read_only=True, fallback=fallback)
     which = BEST if checkpoints.newest_step(BEST) is not None else LATEST
     if checkpoints.newest_step(which) is None:
         raise InputError(f"no complete checkpoint in {workdir / FOLDER}")
@@ -203,7 +210,7 @@ def from_workdir(
     where = f"the checkpoint in {workdir}"
     if config is None:
         config = {**meta["config"], "mesh": {"data": 1}}
-        options["devices"] = jax.devices()[:1]
+        options["devices"] = jax.local_devices()[:1]
     answers = AnswerVocabulary(meta["answers"]) if meta.get("answers") else None
     _check_same_model(meta["config"], config, tokenizer, answers, where)
     experiment = Experiment(config, tokenizer=tokenizer, answers=answers, **options)

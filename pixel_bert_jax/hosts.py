@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -27,6 +28,8 @@ from pixel_bert_jax.types import HostError, InputError
 PACKAGES = ("pixel-bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 SHOWN = 5
 RETRY = 0.2  # seconds between attempts to reach process 0
+LONGEST = 1 << 26  # bytes of a message
+PATIENCE = 5.0  # seconds that whoever connects has to say who it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,21 +72,25 @@ class Group:
         return host, int(port) + 1
 
 
-def start(group: Group | None, config: Mapping[str, Any]) -> None:
+def start(group: Group | None, launch: Mapping[str, Any]) -> None:
     """Joins the processes of a run; must come before any device is touched.
 
     Args:
-      group: None for what JAX finds out by itself on TPU pods and under SLURM.
-      config: of this launch, which has to be that of all.
+      group: None for what JAX finds out by itself on TPU pods and under SLURM; then
+        nobody says who is missing.
+      launch: the config and what else has to be the same everywhere, nested.
 
     Raises:
-      HostError: a process did not come, or has another config or other packages.
+      HostError: a process did not come, or was launched otherwise, or has other
+        packages.
     """
+    facts = {**launch, "packages": versions()}
     if group is None:
         jax.distributed.initialize()
+        flat = json.dumps(facts, sort_keys=True, default=str)
+        compare({"launch": hashlib.sha256(flat.encode()).hexdigest()})
         return
-    facts = {"config": config, "packages": versions()}
-    meet(group, facts)
+    meet(group, facts | {"processes": group.processes})
     jax.distributed.initialize(
         group.coordinator,
         group.processes,
@@ -126,11 +133,17 @@ def _listen(group: Group, own: dict[str, Any]) -> str:
     came = {0: own}
     connections = []
     deadline = time.monotonic() + group.timeout
+    verdict = ""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(
-            socket.create_server(("", group.meeting[1]), reuse_port=False)
-        )
-        while len(came) < group.processes:
+        try:
+            server = socket.create_server(("", group.meeting[1]))
+        except OSError as error:
+            raise HostError(
+                f"process 0 cannot listen at port {group.meeting[1]}, the one above "
+                f"--coordinator_address: {error}"
+            ) from error
+        stack.callback(server.close)
+        while len(came) < group.processes and not verdict:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
@@ -140,12 +153,22 @@ def _listen(group: Group, own: dict[str, Any]) -> str:
             except TimeoutError:
                 break
             stack.callback(connection.close)
-            connection.settimeout(max(left, 1.0))
-            with contextlib.suppress(OSError, ValueError, KeyError):
+            connection.settimeout(min(left, PATIENCE))
+            try:
                 said = json.loads(_receive(connection))
-                came[int(said["process"])] = said
-                connections.append(connection)
-        verdict = _verdict(group, came)
+                number, host = int(said["process"]), str(said["host"])
+                _ = said["facts"].items()
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # a stranger
+            connections.append(connection)
+            if number in came or not 0 < number < group.processes:
+                first = came.get(number, {"host": "not expected"})["host"]
+                verdict = (
+                    f"two processes say that they are number {number} of "
+                    f"{group.processes}: {first} and {host}"
+                )
+            came.setdefault(number, said)
+        verdict = verdict or _verdict(group, came)
         for connection in connections:
             with contextlib.suppress(OSError):
                 _send(connection, json.dumps(verdict))
@@ -215,6 +238,8 @@ def _send(connection: socket.socket, text: str) -> None:
 
 def _receive(connection: socket.socket) -> str:
     def exactly(count: int) -> bytes:
+        if count > LONGEST:
+            raise ValueError("no message of ours is so long")
         data = b""
         while len(data) < count:
             part = connection.recv(min(count - len(data), 1 << 16))

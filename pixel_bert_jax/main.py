@@ -14,6 +14,7 @@ import json
 import os
 import shlex
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def main(argv: list[str]) -> int:
         cache = str(Path(config["compile_cache"]).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
     try:
-        join(config)
+        join(config, workdir)
         if DRY_RUN.value:
             from pixel_bert_jax import dry_run
 
@@ -123,8 +124,12 @@ def main(argv: list[str]) -> int:
     return types.EXIT_DONE
 
 
-def join(config: dict) -> None:
+def join(config: dict, workdir: Path) -> None:
     """Joins the other processes of a run of several, before a device is touched.
+
+    Args:
+      config: of this launch.
+      workdir: that all share.
 
     Raises:
       InputError: flags that do not fit together.
@@ -144,7 +149,13 @@ def join(config: dict) -> None:
         group = hosts.Group(
             where, NUM_PROCESSES.value, PROCESS_ID.value, HOST_TIMEOUT.value
         )
-    hosts.start(group, config)
+    if REBUILD_INDEX.value:
+        raise types.InputError(
+            "--rebuild_index is for a single process; build the index first, such as "
+            "by a run of --config.total='1 steps', then start all"
+        )
+    shared = {f.name: f.value for f in (MODE, DRY_RUN, SPLIT, OUTPUT, FIGURE)}
+    hosts.start(group, {"config": config, "workdir": str(workdir), "flags": shared})
 
 
 def leave(code: int) -> None:
@@ -153,6 +164,8 @@ def leave(code: int) -> None:
     They notice that it is gone in their next exchange.
     """
     if COORDINATOR.value and code not in (types.EXIT_DONE, types.EXIT_PREEMPTED):
+        if code == types.EXIT_HOSTS:
+            time.sleep(1)  # all have the same to say; the end of one may end others
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -178,12 +191,17 @@ def evaluate(config: dict, workdir: Path) -> None:
     the workdir.
     """
     from pixel_bert_jax import evaluate as evaluation
+    from pixel_bert_jax import hosts
 
+    if FIGURE.value and hosts.several():
+        raise types.InputError("--figure is drawn by a single process")
     experiment, variables, name = trained(config, workdir, held_out=SPLIT.value)
     predict = evaluation.Predictor(experiment)
     figures = evaluation.run(
         experiment, variables, predict, oracle=True, workdir=workdir
     )
+    if not hosts.first():
+        return
     print(name)
     print(evaluation.table(figures))
     if FIGURE.value:
@@ -200,13 +218,15 @@ def evaluate(config: dict, workdir: Path) -> None:
 def predict(config: dict, workdir: Path) -> None:
     """Writes the official file of a trained model's predictions."""
     from pixel_bert_jax import evaluate as evaluation
+    from pixel_bert_jax import hosts
 
     if not OUTPUT.value:
         raise types.InputError("--mode=predict needs --output=FILE")
     experiment, variables, name = trained(config, workdir, held_out=SPLIT.value)
     path = Path(OUTPUT.value).expanduser()
     number, corpus = evaluation.write_predictions(experiment, variables, path, workdir)
-    print(f"{name}\n{number:,} predictions of {corpus!r} written to {path}")
+    if hosts.first():
+        print(f"{name}\n{number:,} predictions of {corpus!r} written to {path}")
 
 
 def trained(config: dict, workdir: Path, **options: Any) -> tuple[Any, Any, str]:

@@ -42,7 +42,7 @@ def faults(folder: Path) -> list[str]:
         content = json.loads((folder / FILE).read_text("utf-8"))
         entries, digest = content["files"], content["sha256"]
     except FileNotFoundError:
-        return [f"it has no {FILE}"]
+        return [f"it has no {FILE}: not complete, or of an earlier version"]
     except (ValueError, KeyError, TypeError):
         return [f"its {FILE} is damaged"]
     if digest != _digest(entries):

@@ -71,8 +71,8 @@ def train_and_evaluate(
     hosts.compare({name: meta[name] for name in ("plan", "index")})
     if evaluate_every:
         _ = experiment.evaluation_plan  # faults of held-out data show before training
-        if best := config["checkpoint"]["best_metric"]:
-            check_metric(best, evaluate.figure_names(experiment))
+        names = evaluate.figure_names(experiment)
+        check_metric(config["checkpoint"]["best_metric"], names)
     workdir.mkdir(parents=True, exist_ok=True)
 
     def evaluation_due(step: int) -> bool:
@@ -87,7 +87,9 @@ def train_and_evaluate(
             workdir, **checkpointing.options(config)
         )
         stack.callback(checkpoints.close)
+        _ = checkpoints.newest_step(checkpointing.BEST)  # damage shows at once
         state, first = restore_or_create(experiment, checkpoints, workdir)
+        sound = int(state.skipped) == 0
         # A run that was killed between saving and evaluating makes up for it.
         late = evaluation_due(first) and metrics.evaluation_at(workdir, first) is None
         late = bool(hosts.agree(late))  # process 0 has the log
@@ -100,7 +102,7 @@ def train_and_evaluate(
                 )
             return state
         report(experiment, state)
-        predict = evaluate.Predictor(experiment)
+        predict = evaluate.Predictor(experiment, watchdog.alive)
         writer = metrics.NoWriter()
         if hosts.first():
             writer = metrics.Writer(workdir, total_steps=total, first_step=first)
@@ -116,7 +118,6 @@ def train_and_evaluate(
                 predict,
                 oracle=config["eval"]["oracle"],
                 workdir=workdir,
-                watchdog=watchdog,
             )
             # The line comes last: it says that nothing of this evaluation is missing.
             if checkpoints.save_if_best(state, meta, figures):
@@ -130,9 +131,15 @@ def train_and_evaluate(
             try:
                 if done is not None:
                     done.write(writer, config)
-            except NonFiniteError:
-                checkpoints.save(state, meta)  # its parameters are the last good ones
-                checkpoints.wait()
+            except NonFiniteError as error:
+                # The parameters are the last good ones. A relaunch that comes to the
+                # same end must not push out the checkpoints from before.
+                try:
+                    if sound:
+                        checkpoints.save(state, meta)
+                        checkpoints.wait()
+                except OSError as failed:
+                    error.add_note(f"the last good state was not saved: {failed}")
                 raise
 
         if late:
@@ -178,7 +185,9 @@ def restore_or_create(
       InputError: the workdir's checkpoint was made with another config or other data.
     """
     config = experiment.config
-    if checkpoints.newest_step() is None:
+    newest = checkpoints.newest_step()
+    hosts.compare({"newest checkpoint": str(newest)})
+    if newest is None:
         if hosts.first():
             text = json.dumps(config, indent=2) + "\n"
             (workdir / "config.json").write_text(text)
@@ -276,7 +285,7 @@ def train_stream(
         on_bad_image=data["on_bad_image"],
         bad_image_budget=data["bad_image_budget"],
         bad_image_list=workdir / bad_images_file(),
-        images_before=first * experiment.config["groups"],
+        images_before=first * len(experiment.local_groups),
         workers=data["workers"],
         prefetch=data["prefetch"],
         rows=experiment.local_groups,
@@ -368,7 +377,8 @@ class _Pending:
         budget = config["optim"]["non_finite_budget"]
         if self.due or skipped > budget:
             figures = metrics.means(jax.device_get(self.sums))
-            first = self.paths[int(figures.pop(NOT_FINITE))]
+            first = int(figures.pop(NOT_FINITE))
+            first = self.paths[first] if first >= 0 else "none: their norm overflows"
             # Of the global batch, of which this process may have read a part.
             planned = self.plan.batch(self.step - 1)
             uid = np.ascontiguousarray(planned.uid).tobytes()
@@ -386,5 +396,5 @@ class _Pending:
             raise NonFiniteError(
                 f"step {self.step}: {int(skipped)} updates in a row were not finite, "
                 f"more than optim.non_finite_budget = {budget}; the first gradient "
-                f"that is not finite is that of {first}"
+                f"that is not finite: {first}"
             )

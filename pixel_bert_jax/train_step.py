@@ -26,7 +26,8 @@ from pixel_bert_jax.types import Batch, Params, Sums
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
-# Of `Sums`: place of the first gradient that is not finite among all, sorted by path.
+# Of `Sums`: place of the first gradient that is not finite among all, sorted by path;
+# -1 if there is none.
 NOT_FINITE = "first_not_finite"
 
 
@@ -77,8 +78,10 @@ def build(
         skipped = jnp.where(finite, 0, state.skipped + 1).astype(jnp.int32)
         sums["skipped_in_a_row"] = (skipped.astype(jnp.float32), jnp.ones(()))
         wrong = [~jnp.all(jnp.isfinite(grads[path])) for path in sorted(grads)]
-        first = jnp.argmax(jnp.stack(wrong)).astype(jnp.float32)
-        sums[NOT_FINITE] = (first, jnp.ones(()))
+        wrong = jnp.stack(wrong)
+        # Of finite gradients only the norm may overflow.
+        first = jnp.where(jnp.any(wrong), jnp.argmax(wrong), -1)
+        sums[NOT_FINITE] = (first.astype(jnp.float32), jnp.ones(()))
         return (
             state.replace(
                 step=state.step + 1,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixel_bert_jax import checkpointing, manifest
+from pixel_bert_jax import checkpoint_store, checkpointing, manifest
 from pixel_bert_jax.checkpointing import BEST, Checkpoints, digest
 from pixel_bert_jax.types import InputError
 from tests import small
@@ -167,7 +167,7 @@ def test_damage_of_any_file_is_noticed_and_an_older_one_still_loads(tmp_path):
         for look in (again.newest_step, again.read_meta):
             with pytest.raises(InputError, match="latest/4 is damaged") as error:
                 look()
-        with pytest.raises(InputError, match="step 3 is whole"):
+        with pytest.raises(InputError, match="step 3, which is whole"):
             again.restore(run.target)
         assert name.split("/")[-1] in str(error.value)
         again.close()
@@ -197,9 +197,40 @@ def test_with_fallback_a_damaged_checkpoint_is_put_aside(tmp_path, capsys):
     checkpoints.close()
     names = {p.name for p in (tmp_path / "checkpoints" / "latest").iterdir()}
     assert names == {"3", "4", "4.damaged"}
+    # It happens once more.
+    next(damaged_in_every_way(tmp_path, 4))
+    checkpoints = Checkpoints(tmp_path, keep=2, fallback=True)
+    assert checkpoints.newest_step() == 3
+    checkpoints.save(states[4], META)
+    checkpoints.close()
+    names = {p.name for p in (tmp_path / "checkpoints" / "latest").iterdir()}
+    assert names == {"3", "4", "4.damaged", "4.damaged1"}
     again = Checkpoints(tmp_path, keep=2)
     assert digest(again.restore(run.target)) == digest(states[4])
     again.close()
+
+
+def test_a_run_goes_on_without_a_best_checkpoint_that_is_damaged(tmp_path):
+    run = small.run()
+    state = run.state().replace(step=jnp.int32(3))
+    checkpoints = Checkpoints(tmp_path, keep=1, metric="itm")
+    checkpoints.save(state, META)
+    assert checkpoints.save_if_best(state, META, {"itm": 0.5})
+    checkpoints.close()
+    for name in ("latest", "best"):
+        (file,) = (tmp_path / "checkpoints" / name / "3").glob(manifest.FILE)
+        file.write_text("{}")
+    checkpoints = Checkpoints(tmp_path, keep=1, metric="itm")
+    with pytest.raises(InputError, match=r"fallback=True goes on from none"):
+        checkpoints.newest_step(BEST)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep=1, metric="itm", fallback=True)
+    assert checkpoints.newest_step(BEST) is None
+    assert checkpoints.save_if_best(state, META, {"itm": 0.1})
+    # But not without any: it would start anew.
+    with pytest.raises(InputError, match=r"latest/3 is damaged: .* no other is whole"):
+        checkpoints.newest_step()
+    checkpoints.close()
 
 
 def test_folders_that_are_no_checkpoints(tmp_path):
@@ -225,7 +256,7 @@ def test_a_full_disk_is_noticed_before_a_save(tmp_path, monkeypatch):
     run = small.run()
     saved(tmp_path, run)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(checkpointing.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(checkpoint_store.shutil, "disk_usage", lambda path: usage)
     checkpoints = Checkpoints(tmp_path, keep=1)
     state = run.state().replace(step=jnp.int32(4))
     with pytest.raises(OSError, match=r"no space .*latest: [\d,]+ bytes .* 1,000 are"):
@@ -242,7 +273,7 @@ def test_an_error_in_the_background_comes_up(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     checkpoints = Checkpoints(tmp_path, keep=2)
-    monkeypatch.setattr(checkpointing.manifest, "write", fail)
+    monkeypatch.setattr(checkpoint_store.manifest, "write", fail)
     checkpoints.save(run.state().replace(step=jnp.int32(4)), META)
     with pytest.raises(OSError, match="No space left"):
         for _ in range(600):  # as steps of training that go on meanwhile

@@ -1,6 +1,7 @@
 """Several processes as one run: real processes, sockets and signals."""
 
 import concurrent.futures
+import contextlib
 import re
 import signal
 import socket
@@ -100,6 +101,46 @@ def test_a_stranger_does_not_count():
             stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
         meet(Group(f"localhost:{port}", 2, 1, 20.0), {})
         host.result()
+
+
+def test_strangers_that_say_nothing_or_nonsense(monkeypatch):
+    monkeypatch.setattr(hosts, "PATIENCE", 0.5)
+    port = free_port()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        host = pool.submit(meet, Group(f"localhost:{port}", 2, 0, 20.0), {})
+        time.sleep(0.5)
+        with contextlib.ExitStack() as stack:
+            for text in (b"", b"[1]", b"7", b'{"process": "x"}', b'{"process": 1}'):
+                stranger = socket.create_connection(("localhost", port + 1))
+                stack.enter_context(stranger)
+                if text:
+                    stranger.sendall(len(text).to_bytes(8, "big") + text)
+            meet(Group(f"localhost:{port}", 2, 1, 20.0), {})
+            host.result()
+
+
+def test_two_of_one_number_are_told_at_once():
+    port = free_port()
+
+    def one(number):
+        try:
+            meet(Group(f"localhost:{port}", 3, number, 20.0), {})
+        except HostError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        began = time.monotonic()
+        found = list(pool.map(one, (0, 1, 1)))
+        assert time.monotonic() - began < 15
+    assert all("say that they are number 1 of 3" in text for text in found)
+
+
+def test_a_port_that_is_taken():
+    port = free_port()
+    message = f"cannot listen at port {port + 1}"
+    taken = socket.create_server(("", port + 1))
+    with taken, pytest.raises(HostError, match=message):
+        meet(Group(f"localhost:{port}", 2, 0, 5.0), {})
 
 
 @pytest.mark.parametrize(

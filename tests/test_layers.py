@@ -56,6 +56,7 @@ LAYERS = {
     "models.presets": 3,
     "objectives": 3,
     "train_state": 3,
+    "checkpoint_store": 3,
     "checkpointing": 3,
     "convert": 3,
     "tasks.base": 3,

@@ -79,3 +79,20 @@ def test_a_workdir_has_one_process(tmp_path):
         pass
     with lock.locked(tmp_path):
         pass
+
+
+def test_a_workdir_that_is_no_folder(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    message = "cannot write to the workdir"
+    with pytest.raises(InputError, match=message), lock.locked(file):
+        pass
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
+    def flock(file, how):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with lock.locked(tmp_path):
+        assert "is not locked" in capsys.readouterr().err

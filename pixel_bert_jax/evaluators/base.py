@@ -28,7 +28,8 @@ class Settings:
       answers: its classes, if questions are asked.
       options: config.eval.
       oracle: also compute the ceilings of generated data.
-      plan: fingerprint of the plan of the stream.
+      objectives: names of those of the model.
+      plan: identity of what the stream shows.
       folder: where a long evaluation leaves what it has, to go on from; None: nowhere.
     """
 
@@ -36,6 +37,7 @@ class Settings:
     answers: AnswerVocabulary | None
     options: Mapping[str, Any]
     oracle: bool
+    objectives: Collection[str] = ()
     plan: str = ""
     folder: Path | None = None
 

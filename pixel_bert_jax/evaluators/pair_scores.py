@@ -44,6 +44,8 @@ class Gallery:
                 "retrieval is evaluated on one corpus, received "
                 f"{', '.join(index.corpora)}; give the others evaluated=False"
             )
+        if getattr(index.sources[0], "images_per_text", 1) > 1:
+            raise InputError("retrieval is of single images, received pairs")
         self.index = index
         self.image_rows, self.text_image = np.unique(
             index.text_image(0), return_inverse=True
@@ -165,7 +167,8 @@ def _write(file: Path | None, part: np.ndarray) -> None:
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    whole = file.with_suffix(".tmp")
+    # Another process may evaluate the same model.
+    whole = file.with_suffix(f".{os.getpid()}.tmp")
     with whole.open("wb") as stream:
         np.save(stream, part)
         stream.flush()

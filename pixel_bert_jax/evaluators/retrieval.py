@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pixel_bert_jax import checkpointing
+from pixel_bert_jax import checkpointing, hosts
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.evaluators import recall
 from pixel_bert_jax.evaluators.base import Predict, Settings
@@ -24,6 +24,7 @@ from pixel_bert_jax.evaluators.shortlist import Shortlist, two_stage
 from pixel_bert_jax.types import InputError, Params
 
 FOLDER = "scores"  # in the workdir
+WORDS = "image_words"  # the objective of the first stage
 
 
 class RetrievalEvaluator:
@@ -53,10 +54,15 @@ class RetrievalEvaluator:
             )
         if self.shortlist and self.fold:
             raise InputError("eval.shortlist and eval.fold do not go together")
+        if self.shortlist and WORDS not in settings.objectives:
+            raise InputError(
+                f"eval.shortlist needs a model with the objective {WORDS}, whose head "
+                "makes the first stage; give eval.shortlist=0 to score all pairs"
+            )
         self.settings = settings
 
     def names(self, index: Index) -> list[str]:
-        """Returns the names of all figures that `run` gives for an index."""
+        """Returns the names of all figures that `run` gives without an oracle."""
         gallery = Gallery(index)
         images = len(gallery.image_rows)
         plain = list(recall.figures(recall.Ranks(np.zeros(1, int), np.zeros(1, int))))
@@ -139,7 +145,8 @@ class RetrievalEvaluator:
     ) -> np.ndarray:
         """Returns all scores; goes on where an earlier call was stopped."""
         folder = None
-        if self.settings.folder is not None:
+        # Of several processes each would have to know what all have.
+        if self.settings.folder is not None and not hosts.several():
             parts = (
                 checkpointing.digest(variables),
                 gallery.index.fingerprint,

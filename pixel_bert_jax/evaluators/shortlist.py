@@ -19,7 +19,7 @@ from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.evaluators import recall
 from pixel_bert_jax.evaluators.base import Predict, to_host
 from pixel_bert_jax.evaluators.pair_scores import Gallery, PairScorer, once
-from pixel_bert_jax.types import Batch, InputError, Params
+from pixel_bert_jax.types import Batch, Params
 
 
 class Shortlist:
@@ -39,15 +39,7 @@ class Shortlist:
           variables: parameters and running statistics.
           gallery: images and texts.
           tokenizer: whose special tokens are no words.
-
-        Raises:
-          InputError: the model does not tell which words an image shows.
         """
-        if "words" not in predict.names:
-            raise InputError(
-                "eval.shortlist needs a model with the objective image_words, whose "
-                "head makes the first stage; give eval.shortlist=0 to score all pairs"
-            )
         self._predict, self._variables = predict, variables
         self.gallery = gallery
         ids, mask = gallery.index.texts(0, np.arange(len(gallery.text_image)))

@@ -281,3 +281,8 @@ def test_a_number_of_captions_an_image(photos, tokenizer, tmp_path, capsys):
     with pytest.raises(InputError, match="4 x image with fewer than 4 captions") as e:
         _index(source, tokenizer, tmp_path / "four")
     assert f"{photos.name(3)}: 3" in str(e.value)
+    for number in (-1, "5", True):
+        with pytest.raises(InputError, match="captions_per_image is"):
+            SOURCES["karpathy"](
+                _karpathy(photos, captions_per_image=number), "evaluate", photos.root
+            )

@@ -155,6 +155,15 @@ def test_it_goes_on_where_it_was_stopped(repository, whole, tmp_path):
     assert set((tmp_path / FOLDER).iterdir()) == other
 
 
+def test_scores_without_images_are_other_scores(repository, whole, tmp_path):
+    run, variables = experiment(), model(repository)
+    blind = experiment()
+    blind.config["data"]["blank_images"] = True
+    with pytest.raises(KeyboardInterrupt):
+        matrix(blind, variables, Counting(blind, most=7), tmp_path)
+    np.testing.assert_array_equal(matrix(run, variables, None, tmp_path), whole)
+
+
 def test_a_damaged_part_is_made_again(repository, whole, tmp_path):
     run, variables = experiment(), model(repository)
     with pytest.raises(KeyboardInterrupt):
@@ -252,15 +261,10 @@ def test_an_npz_file_of_all_scores(repository, whole, tmp_path):
         )
 
 
-def test_what_cannot_be_evaluated(repository):
-    variables = model(repository)
+def test_what_cannot_be_evaluated():
+    alone = {"retrieval": {"weight": 1.0}}
     with pytest.raises(InputError, match="needs a model with the objective image_wo"):
-        alone = {"retrieval": {"weight": 1.0}}
-        params = dict(variables["params"])
-        params["heads"] = {"retrieval": params["heads"]["retrieval"]}
-        figures(
-            experiment(shortlist=10, objectives=alone), variables | {"params": params}
-        )
+        evaluate.evaluator(experiment(shortlist=10, objectives=alone))
     for options, message in (
         ({"shortlist": 9}, "at least 10, the longest list"),
         ({"texts": 0}, "eval.texts is 0, expected at least 1"),

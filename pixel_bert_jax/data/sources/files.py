@@ -124,7 +124,16 @@ class AnnotatedPhotos:
         self.notes += str(more).splitlines()
 
     def limit_captions(self, number: int) -> None:
-        """Sets `captions_per_image`."""
+        """Sets `captions_per_image`.
+
+        Raises:
+          InputError: it is no number of captions.
+        """
+        if not is_integer(number) or number < 0:
+            raise InputError(
+                f"Corpus {self.name!r}: captions_per_image is {number!r}, expected a "
+                "whole number, 0 for all there are"
+            )
         if number:  # an index built before there was a limit stays valid
             self.captions_per_image = number
             self.identity = {**self.identity, "captions_per_image": number}
