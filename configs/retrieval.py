@@ -70,7 +70,7 @@ def flickr8k():
     config.texts_per_group = 5
     (corpus,) = config.data.corpora
     config.data.corpora = (corpus | dict(captions_per_image=5),)
-    config.optim.groups.transformer.learning_rate = 5e-4
+    config.optim.groups.transformer.learning_rate = 2e-4
     config.optim.warmup = "50 steps"
     config.optim.decays = ("60 %", "85 %")
     config.eval.update(every="100 %", groups=20, texts=50)
@@ -151,12 +151,11 @@ def full_size(config, preset, name, photos, training):
 def fine_tuned(config, preset):
     """Only the transformer learns (section 4.3.3): the CNN gives the same every time.
 
-    Beside the paper's objective `image_words` keeps what makes a shortlist, if the
-    pre-training had it.
+    If the pre-training had `image_words`, its head stays as it is: it makes shortlists.
     """
     objectives = dict(retrieval=dict(weight=1.0, negatives=20, hardest=5))
     if "image_words" in config.objectives:
-        objectives["image_words"] = dict(weight=0.1)
+        objectives["image_words"] = dict(weight=0.0)
     config = common.fine_tuned(config, "retrieval", **objectives)
     config.preset = preset
     config.init.allow_scratch = False  # nobody wants a frozen CNN that knows nothing
