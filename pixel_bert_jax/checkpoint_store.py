@@ -162,7 +162,8 @@ def check_space(folder: Path, state: TrainState) -> None:
         math.prod(leaf.shape) * getattr(leaf.dtype, "itemsize", 8)
         for leaf in jax.tree.leaves(state)
     )
-    free = shutil.disk_usage(folder).free
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if free < needed + SPARE:
         raise OSError(
             f"no space for a checkpoint in {folder}: {needed:,} bytes and {SPARE:,} "

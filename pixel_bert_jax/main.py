@@ -78,6 +78,11 @@ def main(argv: list[str]) -> int:
         return fail(
             "--config is missing; for example --config=configs/pretrain.py:tiny"
         )
+    if "://" in WORKDIR.value:
+        return fail(
+            f"--workdir={WORKDIR.value} is an address; expected a folder, such as one "
+            "on which the bucket is mounted"
+        )
     config = CONFIG.value.to_dict()
     workdir = Path(WORKDIR.value or default_workdir(config)).expanduser().resolve()
     # Imported here, so that a wrong flag is answered at once.
