@@ -152,14 +152,19 @@ def damaged_in_every_way(folder, step):
             path.write_bytes(whole)
 
 
-def test_damage_of_any_file_is_noticed_and_an_older_one_still_loads(tmp_path):
-    run = small.run()
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    states = {}
+def two_saved(folder):
+    """Saves steps 3 and 4, of different states."""
+    run, states = small.run(), {}
+    checkpoints = Checkpoints(folder, keep=2)
     for step in (3, 4):
         states[step] = run.state(step).replace(step=jnp.int32(step))
         checkpoints.save(states[step], META)
     checkpoints.close()
+    return run, states
+
+
+def test_damage_of_any_file_is_noticed_and_an_older_one_still_loads(tmp_path):
+    run, states = two_saved(tmp_path)
     trials = 0
     for name in damaged_in_every_way(tmp_path, 4):
         trials += 1
@@ -180,13 +185,7 @@ def test_damage_of_any_file_is_noticed_and_an_older_one_still_loads(tmp_path):
 
 
 def test_with_fallback_a_damaged_checkpoint_is_put_aside(tmp_path, capsys):
-    run = small.run()
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    states = {}
-    for step in (3, 4):
-        states[step] = run.state(step).replace(step=jnp.int32(step))
-        checkpoints.save(states[step], META)
-    checkpoints.close()
+    run, states = two_saved(tmp_path)
     next(damaged_in_every_way(tmp_path, 4))
     checkpoints = Checkpoints(tmp_path, keep=2, fallback=True)
     assert checkpoints.newest_step() == 3
