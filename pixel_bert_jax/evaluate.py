@@ -138,7 +138,8 @@ def write_predictions(
       The number of predictions and the corpus.
 
     Raises:
-      InputError: the task has no such file, or there is more than one corpus.
+      InputError: the task has no such file, or one of another name, or there is more
+        than one corpus.
     """
     task = experiment.config["task"]["name"]
     if not hasattr(EVALUATORS[task], "write"):
@@ -146,6 +147,9 @@ def write_predictions(
         raise InputError(
             f"the task {task!r} has no official file; expected {' or '.join(able)}"
         )
+    suffix = getattr(EVALUATORS[task], "suffix", "")
+    if not path.name.endswith(suffix):  # told before hours of work
+        raise InputError(f"--output is {path}, expected a name that ends in {suffix}")
     index = experiment.evaluation_index
     if len(index.corpora) != 1:
         raise InputError(

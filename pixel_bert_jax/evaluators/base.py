@@ -78,7 +78,8 @@ class Evaluator(Protocol):
     whole_units: bool
 
     # An evaluator may also have `predictions`, as `run` without the figures, and
-    # `write`, which puts those of one corpus into their official form.
+    # `write`, which puts those of one corpus into their official form; with `suffix`,
+    # the file's name has to end so.
 
     def names(self, index: Index) -> list[str]:
         """Returns the names of all figures that it may give for an index."""

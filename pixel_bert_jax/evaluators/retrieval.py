@@ -28,10 +28,15 @@ WORDS = "image_words"  # the objective of the first stage
 
 
 class RetrievalEvaluator:
-    """Scores pairs with `Retrieval.score` and ranks them."""
+    """Scores pairs with `Retrieval.score` and ranks them.
+
+    Attributes:
+      suffix: ends the name of a file of predictions.
+    """
 
     partners = False
     whole_units = True
+    suffix = ".npz"
 
     def __init__(self, settings: Settings):
         """Keeps what is needed.
@@ -112,13 +117,7 @@ class RetrievalEvaluator:
         return [self._matrix(predict, variables, stream, Gallery(index))]
 
     def write(self, path: Path, found: np.ndarray, index: Index) -> None:
-        """Writes an .npz file: scores, and what their rows and columns are.
-
-        Raises:
-          InputError: the file's name has another ending.
-        """
-        if path.suffix != ".npz":
-            raise InputError(f"--output is {path}, expected a name that ends in .npz")
+        """Writes scores, and what their rows and columns are."""
         gallery = Gallery(index)
         np.savez(
             path,
