@@ -20,6 +20,7 @@ def base():
     config.texts_per_group = 5  # K, captions that share one CNN pass
     config.mesh = dict(data=-1, fsdp=1, model=1)
     config.sharding = ((r".*", "fsdp"),)
+    config.sharding_tolerance = 0.02  # share of parameters that fsdp may leave whole
     config.compile_cache = "~/.cache/pixel_bert_jax/xla"
 
     config.task = dict(name="pretrain")

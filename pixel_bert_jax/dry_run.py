@@ -50,24 +50,37 @@ def run(config: Mapping[str, Any]) -> None:
         steps_per_epoch=plan.steps_per_epoch,
         total=total,
     )
-    print(parameter_table(shapes["params"], optimizer.groups))
+    mesh = sharding.mesh_sizes(config["mesh"], config["dry_run"]["shards"])
+    specs = sharding.parameter_specs(shapes["params"], mesh["fsdp"], config["sharding"])
+    print(f"mesh {mesh}")
+    print(parameter_table(shapes["params"], optimizer.groups, specs))
+    sharding.check_spread(
+        shapes["params"],
+        mesh["fsdp"],
+        config["sharding"],
+        config["sharding_tolerance"],
+    )
     statistics = plan.statistics()
     print(f"\nplan of {config['dry_run']['images']:,} pictures: {statistics}")
     print(statistics.table())
     print(f"\n{_step_memory(config, task, optimizer)}")
 
 
-def parameter_table(params: Mapping[str, Any], groups: Mapping[str, str]) -> str:
-    """Formats the parameters: path, shape, number, optimizer group; then totals.
+def parameter_table(
+    params: Mapping[str, Any], groups: Mapping[str, str], specs: Mapping[str, Any]
+) -> str:
+    """Formats the parameters, then totals.
 
     Args:
       params: nested dict of arrays or shapes.
       groups: of `optim.Optimizer`.
+      specs: of `sharding.parameter_specs`: how each is split over the mesh.
     """
     flat = trees.flatten(params)
     width = max(map(len, flat))
     lines = [
-        f"{path:<{width}}  {leaf.size:>12,}  {groups[path]:<12} {leaf.shape}"
+        f"{path:<{width}}  {leaf.size:>12,}  {groups[path]:<12} {leaf.shape!s:<20} "
+        f"{split_of(specs[path])}"
         for path, leaf in flat.items()
     ]
     totals: dict[str, int] = {}
@@ -77,6 +90,11 @@ def parameter_table(params: Mapping[str, Any], groups: Mapping[str, str]) -> str
     lines += [f"{part:<{width}}  {number:>12,}" for part, number in totals.items()]
     lines.append(f"{'all parameters':<{width}}  {sum(totals.values()):>12,}")
     return "\n".join(lines)
+
+
+def split_of(spec: Any) -> str:
+    """Formats a spec, such as "-, fsdp", or "whole"."""
+    return ", ".join("-" if axis is None else axis for axis in spec) or "whole"
 
 
 def task_of(config: Mapping[str, Any]) -> Task:

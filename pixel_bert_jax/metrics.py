@@ -197,6 +197,14 @@ def clock_time(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m{rest:02d}s" if hours else f"{minutes}m{rest:02d}s"
 
 
+def projection(seconds: float, done: int, left: int) -> str:
+    """Says how long `left` steps take if `done` steps took some seconds."""
+    return (
+        f"the last {done} steps took {seconds:.1f} s; at this rate the remaining "
+        f"{left} take {clock_time(seconds / done * left)}"
+    )
+
+
 def as_json(value: Any) -> Any:
     """Returns a value that JSON can hold: NaN and infinities become None."""
     if isinstance(value, Mapping):

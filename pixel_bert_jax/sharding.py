@@ -28,33 +28,45 @@ EVAL_SPEC = PartitionSpec(BATCH_AXES)
 def make_mesh(
     config: Mapping[str, int], devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Makes the mesh of `config.mesh`: {axis: size}, one size may be -1 ("the rest").
+    """Makes the mesh of `config.mesh` over all devices, or over some.
 
     Raises:
       InputError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    unknown = set(config) - set(AXES)
-    sizes = [config.get(axis, 1) for axis in AXES]
-    fixed = int(np.prod([size for size in sizes if size != -1]))
-    if unknown or sizes.count(-1) > 1 or fixed < 1 or len(devices) % fixed:
-        raise InputError(
-            f"mesh is {dict(config)} on {len(devices)} devices; expected axes "
-            f"{', '.join(AXES)} whose sizes multiply to {len(devices)}, at most one "
-            "of them -1"
-        )
-    sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
-    if int(np.prod(sizes)) != len(devices):
-        raise InputError(
-            f"mesh is {dict(zip(AXES, sizes, strict=True))}: {np.prod(sizes)} "
-            f"devices, but {len(devices)} are here"
-        )
     return jax.make_mesh(
-        tuple(sizes),
+        tuple(mesh_sizes(config, len(devices)).values()),
         AXES,
         axis_types=(AxisType.Auto,) * len(AXES),
         devices=devices,
     )
+
+
+def mesh_sizes(config: Mapping[str, int], devices: int) -> dict[str, int]:
+    """Returns the size of every axis; one of `config` may be -1 ("the rest").
+
+    Raises:
+      InputError: the sizes do not multiply to the number of devices.
+    """
+    unknown = set(config) - set(AXES)
+    sizes = [config.get(axis, 1) for axis in AXES]
+    fixed = int(np.prod([size for size in sizes if size != -1]))
+    if unknown or sizes.count(-1) > 1 or fixed < 1 or devices % fixed:
+        raise InputError(
+            f"mesh is {dict(config)} on {devices} devices; expected axes "
+            f"{', '.join(AXES)} whose sizes multiply to {devices}, at most one of "
+            "them -1"
+        )
+    found = {
+        axis: devices // fixed if size == -1 else size
+        for axis, size in zip(AXES, sizes, strict=True)
+    }
+    if int(np.prod(list(found.values()))) != devices:
+        raise InputError(
+            f"mesh is {found}: {np.prod(list(found.values()))} devices, but {devices} "
+            "are here"
+        )
+    return found
 
 
 def data_shards(mesh: Mesh) -> int:
@@ -85,36 +97,65 @@ def _nearest_valid(groups: int, unit: int) -> str:
     return f"nearest valid: {', '.join(valid)}"
 
 
-def parameter_shardings(
-    params: Params, mesh: Mesh, rules: Sequence[tuple[str, str]]
-) -> Params:
-    """Gives every parameter a sharding by ordered rules over its path.
+def parameter_specs(
+    params: Params, fsdp: int, rules: Sequence[tuple[str, str]]
+) -> dict[str, PartitionSpec]:
+    """Says how every parameter is split, by ordered rules over its path.
 
     A rule's value is "replicate", or "fsdp": the largest dimension that the `fsdp` axis
     divides is split over it (none: replicated).
 
     Args:
       params: nested dict of arrays or shapes.
-      mesh: of `make_mesh`.
+      fsdp: size of the axis.
       rules: [(pattern, "replicate" | "fsdp")], first match wins.
-
-    Returns:
-      The same nesting with NamedSharding leaves.
     """
     flat = trees.flatten(params)
     tactics = trees.match_rules(rules, flat)
+    return {path: _spec(leaf.shape, tactics[path], fsdp) for path, leaf in flat.items()}
+
+
+def parameter_shardings(
+    params: Params, mesh: Mesh, rules: Sequence[tuple[str, str]]
+) -> Params:
+    """Returns the nesting of `params` with NamedSharding leaves; see the specs."""
+    specs = parameter_specs(params, mesh.shape["fsdp"], rules)
     return trees.unflatten(
-        {
-            path: NamedSharding(mesh, _spec(leaf.shape, tactics[path], mesh))
-            for path, leaf in flat.items()
-        }
+        {path: NamedSharding(mesh, spec) for path, spec in specs.items()}
     )
 
 
-def _spec(shape: tuple[int, ...], tactic: str, mesh: Mesh) -> PartitionSpec:
+def check_spread(
+    params: Params, fsdp: int, rules: Sequence[tuple[str, str]], tolerance: float
+) -> None:
+    """Refuses a model of which too much lies whole on each device, though it is split.
+
+    Args:
+      params: nested dict of arrays or shapes.
+      fsdp: size of the axis.
+      rules: as of `parameter_specs`.
+      tolerance: share of all parameters that may be replicated.
+
+    Raises:
+      InputError: more is; names the largest of these parameters.
+    """
+    specs = parameter_specs(params, fsdp, rules)
+    sizes = {path: leaf.size for path, leaf in trees.flatten(params).items()}
+    whole = {path: n for path, n in sizes.items() if specs[path] == PartitionSpec()}
+    share = sum(whole.values()) / sum(sizes.values())
+    if fsdp == 1 or share <= tolerance:
+        return
+    worst = max(whole, key=whole.get)
+    raise InputError(
+        f"{share:.1%} of the parameters lie whole on each device of the mesh's axis "
+        f"fsdp, more than sharding_tolerance = {tolerance:.1%}; the largest is {worst} "
+        f"with {whole[worst]:,}. Change mesh or sharding."
+    )
+
+
+def _spec(shape: tuple[int, ...], tactic: str, size: int) -> PartitionSpec:
     if tactic not in ("replicate", "fsdp"):
         raise InputError(f"sharding tactic {tactic!r}; valid: replicate, fsdp")
-    size = mesh.shape["fsdp"]
     divisible = [axis for axis, n in enumerate(shape) if n % size == 0 and n >= size]
     if tactic == "replicate" or size == 1 or not divisible:
         return PartitionSpec()

@@ -67,6 +67,12 @@ def train_and_evaluate(
     log_every = config["log"]["every"]
     save_every = experiment.steps(config["checkpoint"]["every"])
     evaluate_every = experiment.steps(config["eval"]["every"])
+    sharding.check_spread(
+        experiment.variable_shapes["params"],
+        experiment.mesh.shape["fsdp"],
+        config["sharding"],
+        config["sharding_tolerance"],
+    )
     meta = experiment.meta | {"command": command}
     hosts.compare({name: meta[name] for name in ("plan", "index")})
     if evaluate_every:
@@ -158,7 +164,7 @@ def train_and_evaluate(
             if step == first + PROJECT_AFTER:
                 seconds = seconds_at(state) - started
                 steps = PROJECT_AFTER - PROJECT_FROM
-                writer.say(projection(seconds, steps, total - step))
+                writer.say(metrics.projection(seconds, steps, total - step))
             stopping = terminated(step)
             checkpoints.check()
             if step == total or stopping or (save_every and step % save_every == 0):
@@ -326,14 +332,6 @@ def seconds_at(state: TrainState) -> float:
     """Returns the clock's seconds once the state's last step is really done."""
     jax.block_until_ready(state.step)
     return time.monotonic()
-
-
-def projection(seconds: float, done: int, left: int) -> str:
-    """Says how long `left` steps take if `done` steps took some seconds."""
-    return (
-        f"the last {done} steps took {seconds:.1f} s; at this rate the remaining "
-        f"{left} take {metrics.clock_time(seconds / done * left)}"
-    )
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.util import tensor_util
 
-from pixel_bert_jax import metrics, train
+from pixel_bert_jax import metrics
 
 
 def test_clock_measures_between_ticks(monkeypatch):
@@ -28,7 +28,7 @@ def test_clock_time(seconds, text):
 
 
 def test_projection_is_that_of_the_measured_rate():
-    text = train.projection(seconds=5.0, done=25, left=600)
+    text = metrics.projection(seconds=5.0, done=25, left=600)
     assert "last 25 steps took 5.0 s" in text and "600 take 2m00s" in text
 
 

@@ -1,12 +1,18 @@
 """The mesh, where parameters and their optimizer's moments lie, groups that divide."""
 
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from pixel_bert_jax import sharding, train_state, trees
+from configs import pretrain
+from pixel_bert_jax import dry_run, sharding, train_state, trees
 from pixel_bert_jax.types import InputError
 from tests import small
 
@@ -108,3 +114,48 @@ def test_micro_batches_are_rows_of_the_global_batch_in_order():
     assert placed.sharding.spec == sharding.BATCH_SPEC
     np.testing.assert_array_equal(placed, rows)
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 2)}
+
+
+MESHES = {"data64": (64, {}), "fsdp64": (64, {"data": 1, "fsdp": -1})}
+MESHES["data8_fsdp8"] = (64, {"fsdp": 8})
+PRESETS = {"r50": pretrain, "x152": pretrain}
+
+
+def outline(name, mesh):
+    """Returns a line for each kind of parameter: how many, shape, how it is split."""
+    config = PRESETS[name].get_config(name).to_dict()
+    devices, changes = MESHES[mesh]
+    sizes = sharding.mesh_sizes(config["mesh"] | changes, devices)
+    task = dry_run.task_of(config)
+    params = jax.eval_shape(task.init, jax.random.key(0))["params"]
+    specs = sharding.parameter_specs(params, sizes["fsdp"], config["sharding"])
+    sharding.check_spread(
+        params, sizes["fsdp"], config["sharding"], config["sharding_tolerance"]
+    )
+    lines = Counter(
+        f"{re.sub('[0-9]+', 'N', path)} {leaf.shape} {dry_run.split_of(specs[path])}"
+        for path, leaf in trees.flatten(params).items()
+    )
+    return "".join(f"{n} x {line}\n" for line, n in sorted(lines.items()))
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameters_of_presets_lie_where_they_did(name, mesh):
+    """PIXEL_BERT_WRITE_GOLDEN=1 writes the files anew; look at their difference."""
+    file = Path(__file__).parent / "golden" / "sharding" / f"{name}_{mesh}.txt"
+    found = outline(name, mesh)
+    if os.environ.get("PIXEL_BERT_WRITE_GOLDEN"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(found)
+    assert found == file.read_text()
+
+
+def test_too_much_that_lies_whole_is_refused_by_name():
+    shapes = {"a": (64, 8), "b": (9, 5), "c": (7, 3)}
+    params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()}
+    rules = [(".*", "fsdp")]
+    sharding.check_spread(params, 8, rules, 0.12)
+    sharding.check_spread(params, 1, rules, 0.0)
+    with pytest.raises(InputError, match=r"11\.4% .* the largest is b with 45\."):
+        sharding.check_spread(params, 8, rules, 0.11)
