@@ -1,15 +1,17 @@
 """Published annotation files, against readers that are not ours."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pixel_bert_jax.data import text
+from pixel_bert_jax.data import text, vqa_answers
 from pixel_bert_jax.data.index import build_or_open
 from pixel_bert_jax.data.sources import SOURCES
+from pixel_bert_jax.evaluators.vqa_accuracy import accuracy
 
 LENGTH = 32
 
@@ -120,3 +122,62 @@ def test_visual_genomes_questions_read_as_plain_json_does(genome, build):
     assert pairs(index) == sorted((keys[n], qa["question"]) for n, qa in entries)
     first = index.annotation(0, 0)
     assert (first["question_id"], first["multiple_choice_answer"]) == (986768, "green")
+
+
+def test_the_true_vqa_sample_goes_through_reader_vocabulary_and_metric(
+    real_data, build, tmp_path
+):
+    files = real_data / "vqa" / "official_v2_sample"
+    questions = json.loads(
+        (files / "v2_OpenEnded_mscoco_val2014_questions.json").read_text()
+    )["questions"]
+    annotations = json.loads(
+        (files / "v2_mscoco_val2014_annotations.json").read_text()
+    )["annotations"]
+    root = tmp_path / "root"
+    (root / "val2014").mkdir(parents=True)
+    for number in {q["image_id"] for q in questions}:
+        name = f"COCO_val2014_{number:012d}.jpg"
+        Image.new("RGB", (64, 48)).save(root / "val2014" / name)
+    index = build(
+        root,
+        "evaluate",
+        source="vqa",
+        questions={
+            "evaluate": str(files / "v2_OpenEnded_mscoco_val2014_questions.json")
+        },
+        answers={"evaluate": str(files / "v2_mscoco_val2014_annotations.json")},
+        images=".",
+    )
+    rows = range(index.num_texts(0))
+    assert len(rows) == len(questions) == len(annotations) == 100
+    assert [index.caption(0, n) for n in rows] == [q["question"] for q in questions]
+    found = [index.annotation(0, n) for n in rows]
+    by_id = {a["question_id"]: a for a in annotations}
+    for note in found:
+        official = by_id[note["question_id"]]
+        assert note["image_id"] == official["image_id"]
+        for field in ("question_type", "answer_type", "multiple_choice_answer"):
+            assert note[field] == official[field]
+        given = [a["answer"] for a in note["answers"]]
+        assert given == [a["answer"] for a in official["answers"]]
+
+    vocabulary = vqa_answers.count_vocabulary(
+        note["multiple_choice_answer"] for note in found
+    )
+    counts = Counter(
+        vqa_answers.normalise(a["multiple_choice_answer"]) for a in annotations
+    )
+    common = {answer for answer, n in counts.items() if n >= 9}
+    assert set(vocabulary.answers) == common and "yes" in common
+
+    # "yes" to everything: each human left out in turn, a third for each who agrees.
+    scored = accuracy({note["question_id"]: "yes" for note in found}, found)
+    wanted = []
+    for a in annotations:
+        said = [x["answer"].lower() == "yes" for x in a["answers"]]
+        wanted.append(
+            np.mean([min(sum(said[:i] + said[i + 1 :]) / 3, 1) for i in range(10)])
+        )
+    assert scored.overall == round(100 * float(np.mean(wanted)), 2)
+    assert 20 < scored.overall < 60
