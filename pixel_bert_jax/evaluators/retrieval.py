@@ -7,6 +7,7 @@ objective `image_words`. Figures of the second kind are named `two_stage_...`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -157,6 +158,8 @@ class RetrievalEvaluator:
         scores = score_matrix(scorer, stream, gallery, folder)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what another model left
+                folder.parent.rmdir()
         return scores
 
 
