@@ -11,6 +11,7 @@ to nothing, and what it loses is told.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -91,25 +92,25 @@ def two_stage(
       Figures named `two_stage_...`; see `RetrievalEvaluator.run`.
     """
     gallery = first.gallery
-    batches = []
+    seen = _Seen()
     for step, images in once(stream, gallery):
         visual = scorer.encode(step)
         first.add(visual, images)
-        batches.append((images, to_host(visual)))
+        seen.add(to_host(visual), images)
     coarse = first.scores()
     texts = _best(coarse, length)
     images_of = _best(coarse.T, length).T
     fine = np.zeros_like(coarse)
     scored, by_length = texts | images_of, gallery.by_length
-    for images, visual in batches:
-        rows = [by_length[scored[i, by_length]] if i >= 0 else [] for i in images]
-        wanted = np.full((len(images), max(map(len, rows))), -1, np.int64)
-        for row, listed in zip(wanted, rows, strict=True):
+    for images, visual in seen.batches(scored.sum(axis=1)):
+        rows = [by_length[scored[i, by_length]] for i in images]
+        shape = len(visual["features"]), max(map(len, rows))
+        wanted = np.full(shape, -1, np.int64)
+        for row, listed in zip(wanted, rows, strict=False):
             row[: len(listed)] = listed
         found = scorer.score(visual, wanted)
-        for i, listed, values in zip(images, rows, found, strict=True):
-            if i >= 0:
-                fine[i, listed] = values[: len(listed)]
+        for i, listed, values in zip(images, rows, found, strict=False):
+            fine[i, listed] = values[: len(listed)]
     ranks = recall.Ranks(
         recall.ranks(_combined(fine, coarse, texts), gallery.text_image).texts,
         recall.ranks(_combined(fine, coarse, images_of), gallery.text_image).images,
@@ -121,6 +122,43 @@ def two_stage(
         "pairs_scored": 100 * scored.mean(),
     }
     return {f"two_stage_{name}": float(value) for name, value in figures.items()}
+
+
+class _Seen:
+    """Visual tokens of all images on the host, by the shape of their canvas."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[int, ...], list[tuple[Batch, np.ndarray]]] = {}
+        self._size = 1
+
+    def add(self, visual: Batch, images: np.ndarray) -> None:
+        """Keeps the images of a batch; -1 is a hole."""
+        self._size = max(self._size, len(images))
+        real = np.flatnonzero(images >= 0)
+        kept = {name: x[real] for name, x in visual.items()}
+        shape = visual["features"].shape[1:]
+        self._parts.setdefault(shape, []).append((kept, images[real]))
+
+    def batches(self, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Yields (numbers, visual tokens) of images whose lists are about as long.
+
+        Args:
+          lengths: int [N] of each image's list.
+
+        Tokens are of as many images in every batch; those without a number are of no
+        meaning.
+        """
+        for parts in self._parts.values():
+            images = np.concatenate([numbers for _, numbers in parts])
+            whole = {
+                name: np.concatenate([visual[name] for visual, _ in parts])
+                for name in parts[0][0]
+            }
+            order = np.argsort(lengths[images], kind="stable")
+            for begin in range(0, len(order), self._size):
+                chosen = order[begin : begin + self._size]
+                filled = np.pad(chosen, (0, self._size - len(chosen)), mode="edge")
+                yield images[chosen], {name: x[filled] for name, x in whole.items()}
 
 
 def _best(scores: np.ndarray, length: int) -> np.ndarray:
