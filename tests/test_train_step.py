@@ -114,6 +114,7 @@ def test_an_update_that_is_not_finite_changes_only_the_step():
     good, sums = step(state, run.place(arrays, 2))
     assert int(good.skipped) == 0
     assert int(good.step) == 1
+    assert float(sums[train_step.NOT_FINITE][0]) == -1
     arrays["image"] = arrays["image"].copy()
     arrays["image"][0, 0, 0, 0] = np.nan
     bad, sums = step(good, run.place(arrays, 2))
@@ -121,6 +122,9 @@ def test_an_update_that_is_not_finite_changes_only_the_step():
     assert int(bad.step) == 3
     assert int(bad.skipped) == 2
     assert float(sums["skipped_in_a_row"][0]) == 2
+    # The image spoils the CNN's gradients, and these come first.
+    first = sorted(run.optimizer.trainable)[int(sums[train_step.NOT_FINITE][0])]
+    assert first.startswith("backbone/")
     for name in ("params", "batch_stats", "opt_state"):
         assert bytes_of(getattr(bad, name)) == bytes_of(getattr(good, name))
     again, _ = step(bad, run.place(small.batch(GROUPS), 2))
