@@ -94,9 +94,6 @@ class Experiment:
                 f"{', '.join(TASKS)}"
             )
         self.mesh: Mesh = sharding.make_mesh(config["mesh"], devices)
-        sharding.check_groups(
-            config["groups"], config["optim"]["accumulate"], self.mesh
-        )
         self._tokenizer, self._answers = tokenizer, answers
         self._held_out = held_out
 
@@ -239,12 +236,14 @@ class Experiment:
     @functools.cached_property
     def train_plan(self) -> TrainPlan:
         """Which examples form which training batch."""
+        groups, accumulate = self.config["groups"], self.config["optim"]["accumulate"]
+        sharding.check_groups(groups, accumulate, self.mesh)
         return TrainPlan(
             **self._plan_fields("train", self.train_index),
             texts_per_group=self.config["texts_per_group"],
             negatives=objectives.negatives(self.config["objectives"]),
             seed=self.config["seed"],
-            groups=self.config["groups"],
+            groups=groups,
         )
 
     @functools.cached_property

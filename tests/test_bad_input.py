@@ -248,7 +248,7 @@ def test_too_many_updates_that_are_not_finite(tmp_path):
 def test_groups_that_do_not_divide(groups, valid):
     # Eight devices here, two micro-batches.
     with pytest.raises(InputError) as raised:
-        Experiment(runs.config(groups=groups))
+        _ = Experiment(runs.config(groups=groups)).train_plan
     text = str(raised.value)
     assert f"groups = {groups} does not divide" in text
     assert text.endswith(f"nearest valid: {valid}")
