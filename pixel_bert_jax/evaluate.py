@@ -71,6 +71,8 @@ class Predictor:
 
         def filled(x: np.ndarray) -> np.ndarray:
             missing = -len(x) % shards
+            if not missing:  # as a rule; photos are not copied for nothing
+                return x
             return np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
 
         full = {key: filled(x) for key, x in batch.items()}

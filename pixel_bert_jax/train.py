@@ -366,8 +366,7 @@ class _Pending:
         self.step, self.sums, self.due = step, sums, due
         self.waited, self.bad_images = stream.wait_seconds, stream.bad_images
         self.moment = time.monotonic()
-        self.plan = experiment.train_plan
-        self.paths = sorted(experiment.optimizer.trainable)
+        self.experiment = experiment
 
     def write(self, writer: metrics.Writer, config: Mapping[str, Any]) -> None:
         """Writes the figures if due; stops after too many updates not finite."""
@@ -376,9 +375,8 @@ class _Pending:
         if self.due or skipped > budget:
             figures = metrics.means(jax.device_get(self.sums))
             first = int(figures.pop(NOT_FINITE))
-            first = self.paths[first] if first >= 0 else "none: their norm overflows"
             # Of the global batch, of which this process may have read a part.
-            planned = self.plan.batch(self.step - 1)
+            planned = self.experiment.train_plan.batch(self.step - 1)
             uid = np.ascontiguousarray(planned.uid).tobytes()
             if config["data"]["on_bad_image"] == "skip":
                 figures["data/bad_images"] = float(self.bad_images)
@@ -391,8 +389,10 @@ class _Pending:
                 moment=self.moment,
             )
         if skipped > budget:
+            paths = sorted(self.experiment.optimizer.trainable)
+            named = paths[first] if first >= 0 else "none: their norm overflows"
             raise NonFiniteError(
                 f"step {self.step}: {int(skipped)} updates in a row were not finite, "
                 f"more than optim.non_finite_budget = {budget}; the first gradient "
-                f"that is not finite: {first}"
+                f"that is not finite: {named}"
             )

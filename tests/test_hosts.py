@@ -89,7 +89,7 @@ def test_it_does_not_matter_who_is_first():
         early = pool.submit(meet, group, {})
         time.sleep(1)
         late = pool.submit(meet, Group(f"localhost:{port}", 2, 0, 20.0), {})
-        early.result(), late.result()
+        assert early.result() is None and late.result() is None
 
 
 def test_a_stranger_does_not_count():
@@ -99,8 +99,8 @@ def test_a_stranger_does_not_count():
         time.sleep(0.5)
         with socket.create_connection(("localhost", port + 1)) as stranger:
             stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        meet(Group(f"localhost:{port}", 2, 1, 20.0), {})
-        host.result()
+        assert meet(Group(f"localhost:{port}", 2, 1, 20.0), {}) is None
+        assert host.result() is None
 
 
 def test_strangers_that_say_nothing_or_nonsense(monkeypatch):
@@ -115,8 +115,8 @@ def test_strangers_that_say_nothing_or_nonsense(monkeypatch):
                 stack.enter_context(stranger)
                 if text:
                     stranger.sendall(len(text).to_bytes(8, "big") + text)
-            meet(Group(f"localhost:{port}", 2, 1, 20.0), {})
-            host.result()
+            assert meet(Group(f"localhost:{port}", 2, 1, 20.0), {}) is None
+            assert host.result() is None
 
 
 def test_two_of_one_number_are_told_at_once():

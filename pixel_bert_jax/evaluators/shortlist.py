@@ -142,11 +142,10 @@ class _Seen:
     def batches(self, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, Batch]]:
         """Yields (numbers, visual tokens) of images whose lists are about as long.
 
+        Every batch has tokens of as many images; those beyond the numbers repeat one.
+
         Args:
           lengths: int [N] of each image's list.
-
-        Tokens are of as many images in every batch; those without a number are of no
-        meaning.
         """
         for parts in self._parts.values():
             images = np.concatenate([numbers for _, numbers in parts])

@@ -116,7 +116,10 @@ class VisualGenomeSource(files.AnnotatedPhotos):
 
 
 def build(
-    config: Mapping[str, Any], split: str, root: Path | None
+    config: Mapping[str, Any],
+    split: str,
+    root: Path | None,
+    kind: type[VisualGenomeSource] = VisualGenomeSource,
 ) -> VisualGenomeSource:
     """Makes the source from one element of `config.data.corpora`.
 
@@ -125,12 +128,13 @@ def build(
         images: the folder of `VG_100K` and `VG_100K_2`.
       split: "train"; the file has no splits (the paper trains on all of it).
       root: what relative paths start from.
+      kind: what is read of the annotations.
 
     Raises:
       InputError: a field or a file is missing, or a field is unknown.
     """
     base.only(config, ["name", "annotations", "sizes", "images"], [])
-    return VisualGenomeSource(
+    return kind(
         name=config["name"],
         texts=files.resolve(config, "annotations", split, root),
         sizes=files.resolve(config, "sizes", split, root),

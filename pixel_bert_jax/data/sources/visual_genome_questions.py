@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixel_bert_jax.data.sources import base, files
-from pixel_bert_jax.data.sources.visual_genome import VisualGenomeSource
+from pixel_bert_jax.data.sources import files, visual_genome
 from pixel_bert_jax.data.vqa_answers import clean, normalise
 
 PEOPLE = 10
 
 
-class VisualGenomeQuestions(VisualGenomeSource):
+class VisualGenomeQuestions(visual_genome.VisualGenomeSource):
     """Questions of the whole photo, for training alone.
 
     Attributes:
@@ -68,25 +67,9 @@ class VisualGenomeQuestions(VisualGenomeSource):
 
 def build(
     config: Mapping[str, Any], split: str, root: Path | None
-) -> VisualGenomeQuestions:
-    """Makes the source from one element of `config.data.corpora`.
-
-    Args:
-      config: name; annotations: `question_answers.json`; sizes: `image_data.json`;
-        images: the folder of `VG_100K` and `VG_100K_2`.
-      split: "train"; the file has no splits.
-      root: what relative paths start from.
-
-    Raises:
-      InputError: a field or a file is missing, or a field is unknown.
-    """
-    base.only(config, ["name", "annotations", "sizes", "images"], [])
-    return VisualGenomeQuestions(
-        name=config["name"],
-        texts=files.resolve(config, "annotations", split, root),
-        sizes=files.resolve(config, "sizes", split, root),
-        folder=files.resolve(config, "images", split, root),
-    )
+) -> visual_genome.VisualGenomeSource:
+    """Makes the source as `visual_genome.build`, of `question_answers.json`."""
+    return visual_genome.build(config, split, root, VisualGenomeQuestions)
 
 
 def _is_question(entry: Any) -> bool:
