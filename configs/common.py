@@ -19,7 +19,13 @@ def base():
     config.groups = 832  # G, images a step
     config.texts_per_group = 5  # K, captions that share one CNN pass
     config.mesh = dict(data=-1, fsdp=1, model=1)
-    config.sharding = ((r".*", "fsdp"),)
+    # Over `mesh.model`: attention by heads, feed-forward networks by hidden units.
+    config.sharding = (
+        (r"encoder/.*/(query|key|value|hidden)/kernel", "columns"),
+        (r"encoder/.*/(query|key|value|hidden)/bias", "rows"),
+        (r"encoder/.*/(attention_out|out)/kernel", "rows"),
+        (r".*", "fsdp"),
+    )
     config.sharding_tolerance = 0.02  # share of parameters that fsdp may leave whole
     config.compile_cache = "~/.cache/pixel_bert_jax/xla"
 

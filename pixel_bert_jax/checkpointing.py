@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "eval",
     "log",
     "mesh",
+    "sharding",
     "sharding_tolerance",
     "total",
     "watchdog",

@@ -51,12 +51,12 @@ def run(config: Mapping[str, Any]) -> None:
         total=total,
     )
     mesh = sharding.mesh_sizes(config["mesh"], config["dry_run"]["shards"])
-    specs = sharding.parameter_specs(shapes["params"], mesh["fsdp"], config["sharding"])
+    specs = sharding.parameter_specs(shapes["params"], mesh, config["sharding"])
     print(f"mesh {mesh}")
     print(parameter_table(shapes["params"], optimizer.groups, specs))
     sharding.check_spread(
         shapes["params"],
-        mesh["fsdp"],
+        mesh,
         config["sharding"],
         config["sharding_tolerance"],
     )

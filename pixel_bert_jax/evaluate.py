@@ -42,8 +42,19 @@ class Predictor:
         """
         self._mesh = experiment.mesh
         self._alive = alive or (lambda what: None)
+        rules = experiment.config["sharding"]
+
+        def compiled(
+            function: Callable[[Params, Batch], dict[str, Array]],
+        ) -> Callable[[Params, Batch], dict[str, Array]]:
+            def run(variables: Params, batch: Batch) -> dict[str, Array]:
+                params = sharding.in_use(variables["params"], self._mesh, rules)
+                return function({**variables, "params": params}, batch)
+
+            return jax.jit(run)
+
         self._functions = {
-            name: jax.jit(function)
+            name: compiled(function)
             for name, function in experiment.task.predict.items()
         }
         self.names = tuple(self._functions)

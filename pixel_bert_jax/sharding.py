@@ -1,8 +1,9 @@
 """The device mesh, and which parameter lies how on it.
 
-Axes: `data` replicates parameters and splits the batch, `fsdp` splits both, `model` is
-kept for splitting single products. The group axis of a batch is split over
-(`data`, `fsdp`).
+Axes: `data` replicates parameters and splits the batch, `fsdp` splits both, `model`
+splits the products of the transformer (Shoeybi et al., Megatron-LM, arXiv 1909.08053,
+section 3): heads and hidden units lie apart, the rest is computed on all of its
+devices. The group axis of a batch is split over (`data`, `fsdp`).
 """
 
 from __future__ import annotations
@@ -98,52 +99,84 @@ def _nearest_valid(groups: int, unit: int) -> str:
 
 
 def parameter_specs(
-    params: Params, fsdp: int, rules: Sequence[tuple[str, str]]
+    params: Params, sizes: Mapping[str, int], rules: Sequence[tuple[str, str]]
 ) -> dict[str, PartitionSpec]:
     """Says how every parameter is split, by ordered rules over its path.
 
-    A rule's value is "replicate", or "fsdp": the largest dimension that the `fsdp` axis
-    divides is split over it (none: replicated).
+    A rule's value is
+      "replicate",
+      "fsdp": the largest dimension that the `fsdp` axis divides is split over it
+        (none: replicated),
+      "columns": the second dimension, of a kernel what its product yields, is split
+        over `model`, and one of the others as by "fsdp",
+      "rows": likewise the first, of a kernel what its product sums over.
 
     Args:
       params: nested dict of arrays or shapes.
-      fsdp: size of the axis.
-      rules: [(pattern, "replicate" | "fsdp")], first match wins.
+      sizes: of the mesh's axes, by name.
+      rules: [(pattern, value)], first match wins.
+
+    Raises:
+      InputError: an unknown value, or a dimension that `model` does not divide.
     """
     flat = trees.flatten(params)
     tactics = trees.match_rules(rules, flat)
-    return {path: _spec(leaf.shape, tactics[path], fsdp) for path, leaf in flat.items()}
+    return {
+        path: _spec(path, leaf.shape, tactics[path], sizes)
+        for path, leaf in flat.items()
+    }
 
 
 def parameter_shardings(
     params: Params, mesh: Mesh, rules: Sequence[tuple[str, str]]
 ) -> Params:
     """Returns the nesting of `params` with NamedSharding leaves; see the specs."""
-    specs = parameter_specs(params, mesh.shape["fsdp"], rules)
+    specs = parameter_specs(params, mesh.shape, rules)
     return trees.unflatten(
         {path: NamedSharding(mesh, spec) for path, spec in specs.items()}
     )
 
 
+def in_use(params: Params, mesh: Mesh, rules: Sequence[tuple[str, str]]) -> Params:
+    """Brings together what `fsdp` splits, inside a compiled function.
+
+    What `model` splits stays so. Left to itself, the compiler splits activations by
+    features and moves visual tokens.
+    """
+    whole = {**mesh.shape, "fsdp": 1}
+    specs = parameter_specs(params, whole, rules)
+    return trees.unflatten(
+        {
+            path: jax.lax.with_sharding_constraint(
+                leaf, NamedSharding(mesh, specs[path])
+            )
+            for path, leaf in trees.flatten(params).items()
+        }
+    )
+
+
 def check_spread(
-    params: Params, fsdp: int, rules: Sequence[tuple[str, str]], tolerance: float
+    params: Params,
+    sizes: Mapping[str, int],
+    rules: Sequence[tuple[str, str]],
+    tolerance: float,
 ) -> None:
     """Refuses a model of which too much lies whole on each device, though it is split.
 
     Args:
       params: nested dict of arrays or shapes.
-      fsdp: size of the axis.
+      sizes: of the mesh's axes, by name.
       rules: as of `parameter_specs`.
       tolerance: share of all parameters that may be replicated.
 
     Raises:
       InputError: more is; names the largest of these parameters.
     """
-    specs = parameter_specs(params, fsdp, rules)
-    sizes = {path: leaf.size for path, leaf in trees.flatten(params).items()}
-    whole = {path: n for path, n in sizes.items() if specs[path] == PartitionSpec()}
-    share = sum(whole.values()) / sum(sizes.values())
-    if fsdp == 1 or share <= tolerance:
+    specs = parameter_specs(params, sizes, rules)
+    numbers = {path: leaf.size for path, leaf in trees.flatten(params).items()}
+    whole = {path: n for path, n in numbers.items() if specs[path] == PartitionSpec()}
+    share = sum(whole.values()) / sum(numbers.values())
+    if sizes["fsdp"] == 1 or share <= tolerance:
         return
     worst = max(whole, key=whole.get)
     raise InputError(
@@ -153,14 +186,32 @@ def check_spread(
     )
 
 
-def _spec(shape: tuple[int, ...], tactic: str, size: int) -> PartitionSpec:
-    if tactic not in ("replicate", "fsdp"):
-        raise InputError(f"sharding tactic {tactic!r}; valid: replicate, fsdp")
-    divisible = [axis for axis, n in enumerate(shape) if n % size == 0 and n >= size]
-    if tactic == "replicate" or size == 1 or not divisible:
-        return PartitionSpec()
-    split = max(divisible, key=lambda axis: (shape[axis], -axis))
-    return PartitionSpec(*["fsdp" if a == split else None for a in range(len(shape))])
+TACTICS = ("replicate", "fsdp", "columns", "rows")
+
+
+def _spec(
+    path: str, shape: tuple[int, ...], tactic: str, sizes: Mapping[str, int]
+) -> PartitionSpec:
+    if tactic not in TACTICS:
+        raise InputError(f"sharding tactic {tactic!r}; valid: {', '.join(TACTICS)}")
+    axes: list[str | None] = [None] * len(shape)
+    if tactic in ("columns", "rows") and sizes["model"] > 1:
+        split = 1 if tactic == "columns" else 0
+        if len(shape) <= split or shape[split] % sizes["model"]:
+            raise InputError(
+                f"mesh.model = {sizes['model']} does not divide axis {split} of "
+                f"{path} {shape}, whose sharding is {tactic!r}"
+            )
+        axes[split] = "model"
+    fsdp = 1 if tactic == "replicate" else sizes["fsdp"]
+    divisible = [
+        axis
+        for axis, n in enumerate(shape)
+        if axes[axis] is None and n % fsdp == 0 and n >= fsdp
+    ]
+    if fsdp > 1 and divisible:
+        axes[max(divisible, key=lambda axis: (shape[axis], -axis))] = "fsdp"
+    return PartitionSpec(*axes) if any(axes) else PartitionSpec()
 
 
 def state_shardings(state: Any, params: Params, mesh: Mesh) -> Any:

@@ -69,7 +69,7 @@ def train_and_evaluate(
     evaluate_every = experiment.steps(config["eval"]["every"])
     sharding.check_spread(
         experiment.variable_shapes["params"],
-        experiment.mesh.shape["fsdp"],
+        experiment.mesh.shape,
         config["sharding"],
         config["sharding_tolerance"],
     )

@@ -7,19 +7,18 @@ depend on how the batch was split (up to rounding; with dropout 0 and frozen nor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
-from pixel_bert_jax import trees
+from pixel_bert_jax import sharding, trees
 from pixel_bert_jax.models.norm import update_running
 from pixel_bert_jax.optim import Optimizer
-from pixel_bert_jax.sharding import BATCH_SPEC
 from pixel_bert_jax.tasks.base import Task
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.types import Batch, Params, Sums
@@ -40,13 +39,13 @@ def build(
       task: gives views and losses.
       optimizer: of `optim.build`.
       mesh: the batch lies on.
-      config: `model.norm_momentum`.
+      config: `model.norm_momentum` and `sharding`.
 
     Returns:
       A function to be jitted with its first argument donated. Batch leaves are
       [A, G / A, ...] with prepared images.
     """
-    gradients = build_gradients(task, optimizer, mesh)
+    gradients = build_gradients(task, optimizer, mesh, config["sharding"])
     momentum = config["model"]["norm_momentum"]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
@@ -97,11 +96,10 @@ def build(
 
 
 def build_gradients(
-    task: Task, optimizer: Optimizer, mesh: Mesh
+    task: Task, optimizer: Optimizer, mesh: Mesh, rules: Sequence[tuple[str, str]]
 ) -> Callable[[TrainState, Batch], tuple[dict[str, Array], Sums, Params]]:
     """Returns (state, batch) -> (gradients by path, metric sums, norm moments)."""
-    split = NamedSharding(mesh, BATCH_SPEC)
-    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, sharding.BATCH_SPEC)
 
     def gradients(
         state: TrainState, batch: Batch
@@ -123,13 +121,8 @@ def build_gradients(
         def objective(
             trainable: dict[str, Array], batch: Batch, views: Any, micro: Any
         ) -> tuple[Array, tuple[Sums, Params]]:
-            # What `fsdp` splits is brought together where it is used. Left to itself,
-            # the compiler splits activations by features and moves visual tokens.
-            params = jax.lax.with_sharding_constraint(flat | trainable, whole)
-            variables = {
-                "params": trees.unflatten(params),
-                "batch_stats": state.batch_stats,
-            }
+            params = sharding.in_use(trees.unflatten(flat | trainable), mesh, rules)
+            variables = {"params": params, "batch_stats": state.batch_stats}
             out = task.losses(
                 variables, batch, views, state.rng, state.step, micro=micro
             )

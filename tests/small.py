@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from configs import common
 from pixel_bert_jax import optim, sharding, train_state, train_step, trees
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.image import RGB_STD
@@ -35,6 +36,7 @@ CONFIG = {
         "slots": 0,
     },
     "eval": {"seed": 3},
+    "sharding": common.base().sharding,
     "model": {
         "backbone": {
             "depths": (1, 1),
@@ -223,13 +225,16 @@ class Run:
 
     def gradients(self, state: Any, arrays: Any) -> Any:
         """Compiles the gradients of one step for these arguments."""
-        function = train_step.build_gradients(self.task, self.optimizer, self.mesh)
+        function = train_step.build_gradients(
+            self.task, self.optimizer, self.mesh, self.config["sharding"]
+        )
         return jax.jit(function).lower(state, arrays).compile(QUICK)
 
 
-def run(devices: int = 1, fsdp: int = 1, **changes: Any) -> Run:
-    """Builds a run on the first devices, of which `fsdp` split the parameters."""
-    mesh = sharding.make_mesh({"data": -1, "fsdp": fsdp}, jax.devices()[:devices])
+def run(devices: int = 1, fsdp: int = 1, model: int = 1, **changes: Any) -> Run:
+    """Builds a run on the first devices, whose mesh has these axes and `data`."""
+    sizes = {"data": -1, "fsdp": fsdp, "model": model}
+    mesh = sharding.make_mesh(sizes, jax.devices()[:devices])
     the_task = task(**changes)
     shapes = jax.eval_shape(the_task.init, jax.random.key(0))
     optimizer = optim.build(
@@ -239,7 +244,9 @@ def run(devices: int = 1, fsdp: int = 1, **changes: Any) -> Run:
         steps_per_epoch=10,
         total=100,
     )
-    target = train_state.abstract(the_task, optimizer, 0, mesh, [(r".*", "fsdp")])
+    target = train_state.abstract(
+        the_task, optimizer, 0, mesh, config(**changes)["sharding"]
+    )
     return Run(the_task, mesh, optimizer, target, config(**changes))
 
 

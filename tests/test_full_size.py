@@ -73,7 +73,9 @@ def test_resnet_50_learns_a_batch_at_800_x_1344(real_data, tmp_path_factory):
     run = one_device(made)
     state, batch = run.create_state(), first_batch(run)
     assert sorted(batch["image"].shape) == [1, 1, 2, 3, 800, 1344]
-    gradients = train_step.build_gradients(run.task, run.optimizer, run.mesh)
+    gradients = train_step.build_gradients(
+        run.task, run.optimizer, run.mesh, run.config["sharding"]
+    )
     grads = jax.jit(lambda s, b: gradients(s, b)[0])(state, batch)
     assert float(jnp.abs(grads["backbone/stem/conv/kernel"]).max()) > 0
     losses, began = [], time.monotonic()
@@ -160,7 +162,9 @@ def test_bfloat16_agrees_with_float32(real_data, tmp_path_factory):
             }
         )
         batch = first_batch(run)
-        gradients = train_step.build_gradients(run.task, run.optimizer, run.mesh)
+        gradients = train_step.build_gradients(
+            run.task, run.optimizer, run.mesh, run.config["sharding"]
+        )
         # The backward pass of JAX's own attention mixes types, which our tests forbid.
         with jax.numpy_dtype_promotion("standard"):
             grads, sums, _ = jax.jit(gradients)(state, batch)

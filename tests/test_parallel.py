@@ -23,18 +23,18 @@ FEW = 64
 
 
 @functools.cache
-def compiled(devices, fsdp, accumulate):
+def compiled(devices, fsdp, model, accumulate):
     """Returns the run, its first state and its compiled step."""
-    words = {"weight": 0.2}
-    run = small.run(devices, fsdp, model__norm="batch", objectives__image_words=words)
+    changes = {"model__norm": "batch", "objectives__image_words": {"weight": 0.2}}
+    run = small.run(devices, fsdp, model, **changes)
     state = run.state()
     batch = run.place(small.batch(GROUPS, TEXTS), accumulate)
     return run, state, run.step(state, batch)
 
 
 @functools.cache
-def losses(devices, fsdp, accumulate=1):
-    run, state, step = compiled(devices, fsdp, accumulate)
+def losses(devices, fsdp, model=1, accumulate=1):
+    run, state, step = compiled(devices, fsdp, model, accumulate)
     out = []
     for seed in range(STEPS):
         batch = run.place(small.batch(GROUPS, TEXTS, seed=seed), accumulate)
@@ -68,9 +68,9 @@ def moved(text, parameters=()):
     ]
 
 
-@pytest.mark.parametrize("fsdp", [1, 8])
-def test_eight_devices_train_as_one(fsdp):
-    got, want = losses(8, fsdp), losses(1, 1)
+@pytest.mark.parametrize(("fsdp", "model"), [(1, 1), (8, 1), (2, 2)])
+def test_eight_devices_train_as_one(fsdp, model):
+    got, want = losses(8, fsdp, model), losses(1, 1)
     assert np.ptp(want[:, 0]) > 0.01  # it does train
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
@@ -80,12 +80,41 @@ def test_eight_devices_train_as_one(fsdp):
     [(1, 1), (8, 1), pytest.param(1, 2, marks=pytest.mark.slow), (8, 2)],
 )
 def test_no_collective_carries_images_or_visual_tokens(fsdp, accumulate):
-    run, _, step = compiled(8, fsdp, accumulate)
+    run, _, step = compiled(8, fsdp, 1, accumulate)
     shapes = [leaf.shape for leaf in trees.flatten(run.target.params).values()]
     shapes.append((small.LENGTH, 16))  # the position embeddings of this length
     text = step.as_text()
     assert len(collectives(text)) > 5  # gradients at least: the reader sees them
     assert moved(text, shapes) == []
+
+
+def test_model_splits_each_encoder_layer_and_sums_its_two_parts():
+    """The two sums forward of Megatron-LM (arXiv 1909.08053, figure 3), nothing else.
+
+    Images, feature maps and visual tokens stay where they are here, too.
+    """
+    run, state, step = compiled(8, 2, 2, 1)
+    layer = state.params["encoder"]["layer0"]
+    parts = {
+        name: layer[name]["kernel"].sharding.spec
+        for name in ("query", "attention_out", "hidden", "out")
+    }
+    assert parts == {
+        "query": PartitionSpec("fsdp", "model", None),
+        "attention_out": PartitionSpec("model", "fsdp"),
+        "hidden": PartitionSpec("fsdp", "model"),
+        "out": PartitionSpec("model", "fsdp"),
+    }
+    tokens = (GROUPS * TEXTS // 4, small.LENGTH + 9, 16)  # of a shard of four
+    sums = [c for c in moved(step.as_text()) if ("f32", tokens) in c.shapes]
+    assert {c.kind for c in sums} == {"all-reduce"}
+    forward = [c.name for c in sums if "transpose" not in c.name]
+    assert sorted(name.split("/")[-2] for name in forward) == ["attention_out", "out"]
+    assert all("/encoder/layer0/" in c.name for c in sums)
+    shapes = [leaf.shape for leaf in trees.flatten(run.target.params).values()]
+    halves = [leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(layer)]
+    shapes += [(small.LENGTH, 16), tokens, *halves, (16, 1, 8), (8, 16)]
+    assert moved(step.as_text(), shapes) == []
 
 
 def move_by_feature(tokens):

@@ -71,6 +71,39 @@ def test_the_largest_dimension_that_divides_is_split():
         sharding.parameter_shardings(params, mesh, [(".*", "split")])
 
 
+def test_products_are_split_by_what_they_yield_or_sum_over():
+    sizes = {"data": 1, "fsdp": 2, "model": 3}
+    shapes = {
+        "columns": {"kernel": (4, 6, 5), "bias": (6, 5)},
+        "rows": {"kernel": (6, 4), "bias": (4,)},
+        "odd": {"kernel": (3, 7)},
+    }
+    params = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    rules = [
+        ("columns/kernel", "columns"),
+        ("columns/bias", "rows"),
+        ("(rows|odd)/kernel", "rows"),
+        (".*", "fsdp"),
+    ]
+    got = sharding.parameter_specs(params, sizes, rules)
+    assert {path: tuple(spec) for path, spec in got.items()} == {
+        "columns/kernel": ("fsdp", "model", None),
+        "columns/bias": ("model", None),
+        "rows/kernel": ("model", "fsdp"),
+        "rows/bias": ("fsdp",),
+        "odd/kernel": ("model", None),
+    }
+    rules[2] = ("(rows|odd)/kernel", "columns")
+    with pytest.raises(InputError, match=r"model = 3 .* axis 1 of odd/kernel"):
+        sharding.parameter_specs({"odd": params["odd"]}, sizes, rules)
+    whole = sharding.parameter_specs(params, {**sizes, "model": 1}, rules)
+    assert tuple(whole["rows/kernel"]) == ("fsdp", None)
+
+
 def test_state_is_born_where_the_rules_say_and_moments_lie_with_their_parameter():
     run = small.run(8, fsdp=4)
     state = train_state.create(run.task, run.optimizer, 0, run.target)
@@ -118,6 +151,7 @@ def test_micro_batches_are_rows_of_the_global_batch_in_order():
 
 MESHES = {"data64": (64, {}), "fsdp64": (64, {"data": 1, "fsdp": -1})}
 MESHES["data8_fsdp8"] = (64, {"fsdp": 8})
+MESHES["data8_fsdp2_model4"] = (64, {"fsdp": 2, "model": 4})
 PRESETS = {"r50": pretrain, "x152": pretrain}
 
 
@@ -128,9 +162,9 @@ def outline(name, mesh):
     sizes = sharding.mesh_sizes(config["mesh"] | changes, devices)
     task = dry_run.task_of(config)
     params = jax.eval_shape(task.init, jax.random.key(0))["params"]
-    specs = sharding.parameter_specs(params, sizes["fsdp"], config["sharding"])
+    specs = sharding.parameter_specs(params, sizes, config["sharding"])
     sharding.check_spread(
-        params, sizes["fsdp"], config["sharding"], config["sharding_tolerance"]
+        params, sizes, config["sharding"], config["sharding_tolerance"]
     )
     lines = Counter(
         f"{re.sub('[0-9]+', 'N', path)} {leaf.shape} {dry_run.split_of(specs[path])}"
@@ -155,7 +189,8 @@ def test_too_much_that_lies_whole_is_refused_by_name():
     shapes = {"a": (64, 8), "b": (9, 5), "c": (7, 3)}
     params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()}
     rules = [(".*", "fsdp")]
-    sharding.check_spread(params, 8, rules, 0.12)
-    sharding.check_spread(params, 1, rules, 0.0)
+    eight = {"data": 1, "fsdp": 8, "model": 1}
+    sharding.check_spread(params, eight, rules, 0.12)
+    sharding.check_spread(params, {**eight, "fsdp": 1}, rules, 0.0)
     with pytest.raises(InputError, match=r"11\.4% .* the largest is b with 45\."):
-        sharding.check_spread(params, 8, rules, 0.11)
+        sharding.check_spread(params, eight, rules, 0.11)

@@ -103,7 +103,9 @@ def test_frozen_parameters_have_neither_gradient_nor_optimizer_state():
         # Momentum alone, or both of Adam's moments.
         assert len(entries) == {"frozen": 0, "cnn": 1, "transformer": 2}[group], path
     batch = run.place(small.batch(GROUPS), 2)
-    gradients = train_step.build_gradients(run.task, run.optimizer, run.mesh)
+    gradients = train_step.build_gradients(
+        run.task, run.optimizer, run.mesh, run.config["sharding"]
+    )
     grads, _, _ = jax.eval_shape(gradients, state, batch)
     assert set(grads) == trained
 

@@ -162,7 +162,9 @@ def compare(options):
         compiling,
     )
     gradient_function = compiled(
-        train_step.build_gradients(run.task, run.optimizer, run.mesh),
+        train_step.build_gradients(
+            run.task, run.optimizer, run.mesh, run.config["sharding"]
+        ),
         state,
         placed,
         compiling,
