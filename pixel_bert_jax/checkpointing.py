@@ -105,11 +105,10 @@ class Checkpoints:
         step = self.best.newest_step()
         if step is not None:
             old = self.read_meta(BEST)["figures"][self.metric]
-            if not hosts.agree(self.sign * value > self.sign * old):
+            better = hosts.agree(self.sign * value > self.sign * old)
+            # A step that is retaken after a crash was saved before.
+            if not better or step == int(state.step):
                 return False
-        if step == int(state.step):
-            # A retaken step (after a crash) with another figure: replace it.
-            self.best.manager.delete(step)
         self.best.save(state, {**meta, "figures": dict(figures)})
         return True
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pixel_bert_jax import durations
 from pixel_bert_jax.types import InputError, nearest
 
 # Fields that say where files lie on a machine, not what is trained.
@@ -18,6 +19,8 @@ CHOICES = {
     "data.on_bad_image": ("error", "skip"),
     "checkpoint.best_mode": ("max", "min"),
 }
+
+LENGTHS = ("optim.warmup", "checkpoint.every", "eval.every")
 
 # (least, greatest) of numbers, inclusive.
 RANGES = {
@@ -34,7 +37,7 @@ RANGES = {
     "model.norm_momentum": (0.0, 1.0),
     "model.init_std": (0.0, math.inf),
     "data.max_text_length": (3, math.inf),  # [CLS], a word, [SEP]
-    "data.bad_image_budget": (0.0, 1.0),
+    "data.bad_image_budget": (0.0, 0.99),  # of 1 a run would learn from nothing
     "data.workers": (0, math.inf),  # 0: as many as the machine has cores
     "data.prefetch": (1, math.inf),
     "optim.clip_norm": (0.0, math.inf),
@@ -86,8 +89,33 @@ def check_values(config: Mapping[str, Any]) -> None:
             f"data.max_text_length is {length}, but there are only "
             f"model.max_positions = {model['max_positions']} position embeddings"
         )
+    for name, group in config["optim"]["groups"].items():
+        if not group["learning_rate"] >= 0:
+            faults.append(
+                f"optim.groups.{name}.learning_rate is {group['learning_rate']}, "
+                "expected at least 0"
+            )
+    faults += _faults_of_lengths(config)
     if faults:
         raise InputError("\n  ".join(["the config cannot be used:", *faults]))
+
+
+def _faults_of_lengths(config: Mapping[str, Any]) -> list[str]:
+    """Says which lengths of training are of no form that `durations` reads."""
+    lengths = {"total": config["total"]}
+    lengths |= {path: _value(config, path) for path in LENGTHS}
+    lengths |= {
+        f"optim.decays[{n}]": x for n, x in enumerate(config["optim"]["decays"])
+    }
+    faults = []
+    for path, value in lengths.items():
+        # Any length of a run and of an epoch serves to read the form.
+        total = None if path == "total" else 1
+        try:
+            durations.steps(value, steps_per_epoch=1, total=total)
+        except InputError as error:
+            faults.append(f"{path}: {error}")
+    return faults
 
 
 def check_metric(metric: str, figures: Sequence[str]) -> None:

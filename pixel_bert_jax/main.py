@@ -164,17 +164,18 @@ def join(config: dict, workdir: Path) -> None:
 
 
 def leave(code: int) -> None:
-    """Ends this process; one of several that failed must not wait for the others.
+    """Ends this process; after an error without waiting for anything.
 
-    They notice that it is gone in their next exchange.
+    Another process, that notices at the next exchange, or a thread that reads a file
+    which never comes could be waited for without end.
     """
-    if COORDINATOR.value and code not in (types.EXIT_DONE, types.EXIT_PREEMPTED):
-        if code == types.EXIT_HOSTS:
-            time.sleep(1)  # all have the same to say; the end of one may end others
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    if code in (types.EXIT_DONE, types.EXIT_PREEMPTED):
+        sys.exit(code)
+    if code == types.EXIT_HOSTS:
+        time.sleep(1)  # all have the same to say; the end of one may end others
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run(argv: list[str]) -> None:
@@ -182,8 +183,6 @@ def run(argv: list[str]) -> None:
     try:
         code = main(argv)
     except Exception:
-        if not COORDINATOR.value:
-            raise
         traceback.print_exc()
         code = types.EXIT_ERROR
     leave(code)

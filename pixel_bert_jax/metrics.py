@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import tqdm
 from pixel_bert_jax.types import Sums
 
 FILE = "metrics.jsonl"
+SUMMARIES = "tensorboard"
 
 
 def means(sums: Sums) -> dict[str, float]:
@@ -34,20 +35,25 @@ class Writer:
 
     def __init__(self, workdir: Path, *, total_steps: int, first_step: int):
         """Opens the files for appending."""
-        # clu imports TensorFlow: only a run that writes summaries pays for it.
-        from clu import metric_writers
-
-        folder = workdir / "tensorboard"
-        _start_session(folder, first_step + 1)
-        self._summaries = metric_writers.SummaryWriter(str(folder))
-        self._lines = open(workdir / FILE, "a", buffering=1)  # noqa: SIM115
+        self._workdir = workdir
         self._total = total_steps
         self._clock = Clock(first_step, total_steps)
+        self._given_up: set[str] = set()
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
                 total=total_steps, initial=first_step, unit="step", file=sys.stderr
             )
+        self._lines = open(workdir / FILE, "a", buffering=1)  # noqa: SIM115
+        self._attempt(SUMMARIES, lambda: self._open_summaries(first_step + 1))
+
+    def _open_summaries(self, step: int) -> None:
+        # clu imports TensorFlow: only a run that writes summaries pays for it.
+        from clu import metric_writers
+
+        folder = self._workdir / SUMMARIES
+        _start_session(folder, step)
+        self._summaries = metric_writers.SummaryWriter(str(folder))
 
     def train(
         self,
@@ -74,7 +80,7 @@ class Writer:
         scalars = {f"train/{name}": value for name, value in figures.items()}
         scalars["speed/steps_per_second"] = speed.rate
         scalars["speed/data_wait_share"] = speed.wait_share
-        self._summaries.write_scalars(step, scalars)
+        self._write_scalars(step, scalars)
         shown = " ".join(
             f"{name} {figures[name]:.3f}"
             for name in figures
@@ -89,7 +95,7 @@ class Writer:
     def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes the figures of one evaluation."""
         self._write_line({"step": step, "evaluation": dict(figures)})
-        self._summaries.write_scalars(
+        self._write_scalars(
             step, {f"evaluation/{name}": value for name, value in figures.items()}
         )
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
@@ -109,12 +115,30 @@ class Writer:
         """Flushes and closes the files."""
         if self._bar is not None:
             self._bar.close()
-        self._summaries.flush()
-        self._summaries.close()
-        self._lines.close()
+        self._attempt(SUMMARIES, lambda: self._summaries.close())
+        self._attempt(FILE, self._lines.close)
 
     def _write_line(self, fields: Mapping[str, Any]) -> None:
-        self._lines.write(json.dumps(as_json(fields), allow_nan=False) + "\n")
+        line = json.dumps(as_json(fields), allow_nan=False) + "\n"
+        self._attempt(FILE, lambda: self._lines.write(line))
+
+    def _write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._attempt(SUMMARIES, lambda: self._summaries.write_scalars(step, scalars))
+
+    def _attempt(self, name: str, write: Callable[[], Any]) -> None:
+        """Writes; a disk that is full costs the figures and not the run."""
+        from tensorflow.errors import OpError
+
+        if name in self._given_up:
+            return
+        try:
+            write()
+        except (OSError, OpError) as error:
+            self._given_up.add(name)
+            self.say(
+                f"warning: {self._workdir / name} cannot be written, training goes on "
+                f"without: {error}"
+            )
 
 
 class NoWriter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -16,18 +15,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pixel_bert_jax import checkpointing, evaluate, hosts, metrics, sharding
+from pixel_bert_jax.checkpoint_store import check_writable
 from pixel_bert_jax.checks import check_metric
-from pixel_bert_jax.convert import starting
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import Experiment, count_parameters, split_batch
 from pixel_bert_jax.lock import locked
 from pixel_bert_jax.ops.image import prepare_images
+from pixel_bert_jax.resuming import bad_images_file, restore_or_create
 from pixel_bert_jax.train_state import TrainState
 from pixel_bert_jax.train_step import NOT_FINITE
-from pixel_bert_jax.types import InputError, NonFiniteError
+from pixel_bert_jax.types import NonFiniteError
 from pixel_bert_jax.watchdog import Watchdog
 
-BAD_IMAGES = "bad_images.jsonl"
 SKIPPED = "skipped_in_a_row"  # of `train_step`: updates that were not finite
 # Steps after which the time of the rest is projected, and from which on it is measured:
 # the first ones compile.
@@ -79,7 +78,7 @@ def train_and_evaluate(
         _ = experiment.evaluation_plan  # faults of held-out data show before training
         names = evaluate.figure_names(experiment)
         check_metric(config["checkpoint"]["best_metric"], names)
-    workdir.mkdir(parents=True, exist_ok=True)
+    check_writable(workdir)
 
     def evaluation_due(step: int) -> bool:
         whole = step == total or step % max(evaluate_every, 1) == 0
@@ -182,102 +181,6 @@ def train_and_evaluate(
     return state
 
 
-def restore_or_create(
-    experiment: Experiment, checkpoints: checkpointing.Checkpoints, workdir: Path
-) -> tuple[TrainState, int]:
-    """Returns the state to go on from and its step: own workdir, or a new one.
-
-    Raises:
-      InputError: the workdir's checkpoint was made with another config or other data.
-    """
-    config = experiment.config
-    newest = checkpoints.newest_step()
-    hosts.compare({"newest checkpoint": str(newest)})
-    if newest is None:
-        if hosts.first():
-            text = json.dumps(config, indent=2) + "\n"
-            (workdir / "config.json").write_text(text)
-        truncate_logs(workdir, 0)
-        return create(experiment), 0
-    meta = checkpoints.read_meta()
-    where = f"the checkpoint in {workdir}"
-    checkpointing.check_same_config(meta["config"], config, where)
-    if meta.get("answers") != experiment.meta["answers"]:
-        raise InputError(
-            f"{where} has other answers, or another order of them, than data.answers "
-            f"= {config['data']['answers']!r}; give another --workdir"
-        )
-    for name, now in (
-        ("plan", experiment.train_plan.fingerprint),
-        ("index", experiment.train_index.fingerprint),
-    ):
-        if meta[name] != now:
-            raise InputError(
-                f"{where} was trained on other data: its {name} is {meta[name][:12]}, "
-                f"now it is {now[:12]}; give another --workdir"
-            )
-    state = checkpoints.restore(experiment.target)
-    step = int(jax.device_get(state.step))
-    truncate_logs(workdir, step)
-    hosts.say(f"resuming from step {step} of {workdir}")
-    return state, step
-
-
-def create(experiment: Experiment) -> TrainState:
-    """Returns a new state: from the weights that `init` names, or from scratch.
-
-    Raises:
-      InputError: no starting weights where they are needed, or unfitting ones.
-    """
-    init = experiment.config["init"]
-    parts = [name for name in ("text", "cnn") if init[name]]
-    if init["model"]:
-        if parts:
-            raise InputError(
-                f"init.model is given, a whole model, and init.{parts[0]} beside it; "
-                "expected one or the other"
-            )
-        name = init["model"]
-        found = evaluate.load_model(name)
-        if found.tokenizer.fingerprint != experiment.tokenizer.fingerprint:
-            raise InputError(
-                f"the model in {name} has another vocabulary "
-                f"({found.tokenizer.vocab_size} words) than data.tokenizer = "
-                f"{experiment.config['data']['tokenizer']!r} "
-                f"({experiment.tokenizer.vocab_size})"
-            )
-        arrays, report = starting.adopt(
-            found, experiment.config["model"], experiment.variable_shapes, name
-        )
-        hosts.say(f"starting from the model in {name}: {report}")
-        return experiment.create_state(arrays)
-    if len(parts) < 2 and not init["allow_scratch"]:
-        raise InputError(
-            "this size starts from weights: init.model names none, and "
-            f"{'only init.' + parts[0] if parts else 'neither init.text nor init.cnn'} "
-            "does; pass --config.init.allow_scratch=True to train the rest from scratch"
-        )
-    arrays, reports = starting.load(
-        init,
-        experiment.config["model"],
-        experiment.variable_shapes,
-        experiment.tokenizer.vocabulary,
-    )
-    for name, found in reports.items():
-        hosts.say(f"init.{name} = {init[name]}: {found}")
-    if not reports:
-        hosts.say("starting from scratch")
-    return experiment.create_state(arrays)
-
-
-def truncate_logs(workdir: Path, step: int) -> None:
-    """Removes what a killed run wrote after the checkpoint of `step`."""
-    if hosts.first():
-        metrics.truncate_log(workdir / metrics.FILE, step)
-    # Bad images are listed with the step of the plan, which counts from 0.
-    metrics.truncate_log(workdir / bad_images_file(), step - 1)
-
-
 def train_stream(
     experiment: Experiment, workdir: Path, first: int, total: int
 ) -> Stream:
@@ -298,12 +201,6 @@ def train_stream(
         targets=experiment.targets,
         blank_images=data["blank_images"],
     )
-
-
-def bad_images_file() -> str:
-    """Returns the name of this process's list; each decodes other images."""
-    number = jax.process_index()
-    return f"bad_images.{number}.jsonl" if number else BAD_IMAGES
 
 
 def place(item: Step, experiment: Experiment, accumulate: int) -> dict[str, Any]:

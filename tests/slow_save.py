@@ -1,15 +1,19 @@
 """Saves step 3, then step 4 slowly: a program for others to kill.
 
-python -m tests.slow_save FOLDER
+python -m tests.slow_save [--again] FOLDER [PORT PROCESS]
+
+With a port it is one of two processes. With --again it says what was left, restores
+that, and saves step 4 over it.
 """
 
 import sys
 import time
 
-import jax.numpy as jnp
+import jax
+import numpy as np
 
-from pixel_bert_jax import checkpoint_store
-from pixel_bert_jax.checkpointing import Checkpoints
+from pixel_bert_jax import checkpoint_store, hosts
+from pixel_bert_jax.checkpointing import Checkpoints, digest
 from tests import small
 
 META = {"format": 1}
@@ -17,15 +21,28 @@ STEPS = (3, 4)
 SECONDS = 1.0  # that the manifest takes, half of it before and half after
 
 
-def states():
+def states(devices=1):
     """Returns the run and its states by step."""
-    run = small.run()
-    return run, {n: run.state(n).replace(step=jnp.int32(n)) for n in STEPS}
+    run = small.run(devices)
+
+    def state(step):
+        number = jax.device_put(np.int32(step), run.target.step.sharding)
+        return run.state(step).replace(step=number)
+
+    return run, {step: state(step) for step in STEPS}
 
 
-def main(folder):
-    _, by_step = states()
-    checkpoints = Checkpoints(folder, keep=2)
+def go_on(checkpoints, run, by_step):
+    """Restores the newest checkpoint and makes step 4 anew."""
+    step = checkpoints.newest_step()
+    equal = digest(checkpoints.restore(run.target)) == digest(by_step[step])
+    print(f"found {step}, {'equal' if equal else 'other'}", flush=True)
+    checkpoints.save(by_step[4], META)
+    checkpoints.close()
+
+
+def save(checkpoints, by_step):
+    """Saves both steps, the second slowly."""
     checkpoints.save(by_step[3], META)
     checkpoints.wait()
     write = checkpoint_store.manifest.write
@@ -44,5 +61,18 @@ def main(folder):
     time.sleep(60)
 
 
+def main(folder, port="", process="0", *, again=False):
+    if port:
+        group = hosts.Group(f"localhost:{port}", 2, int(process), 60)
+        hosts.start(group, {})
+    run, by_step = states(jax.device_count())
+    checkpoints = Checkpoints(folder, keep=2)
+    if again:
+        go_on(checkpoints, run, by_step)
+    else:
+        save(checkpoints, by_step)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    arguments = [a for a in sys.argv[1:] if a != "--again"]
+    main(*arguments, again="--again" in sys.argv)

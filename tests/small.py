@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -197,7 +198,8 @@ class Run:
         def one(path: Any, leaf: Any) -> jax.Array:
             name = trees.key_path(path)
             if name == "rng":
-                return jax.device_put(jax.random.key(seed), leaf.sharding)
+                make = functools.partial(jax.random.key, seed)
+                return jax.jit(make, out_shardings=leaf.sharding)()
             value = np.zeros(leaf.shape)
             if name.startswith("params"):
                 deviation = 0.3 if len(leaf.shape) > 1 else 0.05

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from configs import pretrain
-from pixel_bert_jax import train
+from pixel_bert_jax import resuming, train
 from pixel_bert_jax.checkpointing import Checkpoints
 from pixel_bert_jax.data.images import ImageError
 from pixel_bert_jax.experiment import Experiment
@@ -133,7 +133,7 @@ def test_truncated_image_is_skipped_counted_and_listed(photos):
     photos.truncate(7)
     run = experiment(photos, data__on_bad_image="skip", data__bad_image_budget=0.5)
     assert read_epoch(run, photos.root) == 1
-    (line,) = (photos.root / train.BAD_IMAGES).read_text().splitlines()
+    (line,) = (photos.root / resuming.BAD_IMAGES).read_text().splitlines()
     assert json.loads(line)["key"] == "007.jpg"
 
 
@@ -169,7 +169,7 @@ def test_exit_code_of_bad_images(photos, policy):
     else:
         assert outcome.code == 4
         assert "data.bad_image_budget" in outcome.output
-        assert (workdir / train.BAD_IMAGES).exists()
+        assert (workdir / resuming.BAD_IMAGES).exists()
 
 
 def test_a_photo_deleted_after_indexing_ends_the_run_with_its_name(photos):
@@ -194,6 +194,10 @@ def test_values_that_no_run_could_use_are_told_at_once():
         "model__sample_pixels": -1,
         "masking__probability": 15.0,
         "data__max_text_length": 60,
+        "data__bad_image_budget": 1.0,
+        "optim__groups__cnn__learning_rate": -0.1,
+        "optim__warmup": "5 miles",
+        "eval__every": "half",
     }
     config = runs.config(**changes)
     with pytest.raises(InputError) as raised:
@@ -207,6 +211,10 @@ def test_values_that_no_run_could_use_are_told_at_once():
         "model.sample_pixels is -1, expected at least 0",
         "masking.probability is 15.0, expected 0.0 to 1.0",
         "data.max_text_length is 60, but there are only model.max_positions = 48",
+        "data.bad_image_budget is 1.0, expected 0.0 to 0.99",
+        "optim.groups.cnn.learning_rate is -0.1, expected at least 0",
+        "optim.warmup: ",
+        "eval.every: ",
     ):
         assert part in text, part
     assert len(text.splitlines()) == 1 + len(changes)

@@ -9,6 +9,7 @@ import pytest
 from pixel_bert_jax import checkpoint_store
 from pixel_bert_jax.checkpointing import Checkpoints, digest
 from tests import runs, slow_save
+from tests.test_hosts import free_port
 
 # Seconds after a line of the program; a save of this state takes about half a second,
 # to which the manifest adds one.
@@ -53,3 +54,41 @@ def test_a_kill_inside_a_save(tmp_path, line, delay):
     again.close()
     left = [p.name for p in latest.iterdir() if checkpoint_store.TEMPORARY in p.name]
     assert not left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize(("line", "delay"), POINTS)
+def test_a_kill_inside_a_save_of_two_processes(tmp_path, line, delay, killed):
+    """One is killed, then the other, which has nobody to finish the save with."""
+
+    def start(*flags):
+        port = free_port()
+        program = [sys.executable, "-m", "tests.slow_save", *flags, str(tmp_path)]
+        return [
+            runs.Process([*program, str(port), str(n)], JAX_NUM_CPU_DEVICES="2")
+            for n in range(2)
+        ]
+
+    processes = start()
+    assert processes[0].read_until(line), processes[0].finish().output
+    time.sleep(delay)
+    processes[killed].popen.kill()
+    time.sleep(0.2)
+    processes[1 - killed].popen.kill()
+    for process in processes:
+        process.finish()
+    there = {path.name for path in (tmp_path / "checkpoints" / "latest").iterdir()}
+    newest = 4 if "4" in there else 3
+    run, states = slow_save.states()
+    checkpoints = Checkpoints(tmp_path, keep=2, read_only=True)
+    assert checkpoints.newest_step() == newest
+    assert digest(checkpoints.restore(run.target)) == digest(states[newest])
+    checkpoints.close()
+    for process in start("--again"):
+        outcome = process.finish()
+        assert outcome.code == 0, outcome.output
+        assert f"found {newest}, equal" in outcome.output
+    again = Checkpoints(tmp_path, keep=2, read_only=True)
+    assert digest(again.restore(run.target)) == digest(states[4])
+    again.close()

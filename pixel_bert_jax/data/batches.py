@@ -24,9 +24,12 @@ plan and of the files' bytes.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import sys
 import threading
-from concurrent.futures import Executor
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
@@ -55,6 +58,10 @@ EVALUATION_DTYPES = {
     "other_source_size": np.int32,
     "other_image_size": np.int32,
 }
+# Seconds that a batch's images may take until it is said, and until it is an error: a
+# file system that hangs raises nothing.
+READ_WARN, READ_LIMIT = 30, 300
+SHOWN = 3
 
 
 class ClosedError(RuntimeError):
@@ -217,8 +224,33 @@ class BatchMaker:
             if self._closing.is_set():
                 raise ClosedError from None
             raise
+        self._wait(tasks)
         reasons = {row: task.result() for row, task in tasks.items()}
         return len(tasks), [(row, reason) for row, reason in reasons.items() if reason]
+
+    def _wait(self, tasks: Mapping[int, Future[str | None]]) -> None:
+        """Waits until all images are there, or one has failed.
+
+        Raises:
+          TimeoutError: the first files of a batch that did not come in `READ_LIMIT`.
+          ImageError, OSError, ...: of the first image that failed.
+        """
+        for seconds in (READ_WARN, READ_LIMIT - READ_WARN):
+            done, waiting = concurrent.futures.wait(
+                tasks.values(), seconds, concurrent.futures.FIRST_EXCEPTION
+            )
+            for task in tasks.values():
+                if task in done:
+                    task.result()  # raises what it raised
+            if not waiting:
+                return
+            missing = [row for row, task in tasks.items() if task in waiting]
+            names = "; ".join(map(self._index.describe, missing[:SHOWN]))
+            text = f"{len(missing)} images are not read after {{}} s, such as {names}"
+            if seconds == READ_WARN:
+                text = f"warning: {text.format(READ_WARN)}; waiting on"
+                print(text, file=sys.stderr, flush=True)
+        raise TimeoutError(text.format(READ_LIMIT))
 
     def _fill(self, row: int, canvases: list[np.ndarray]) -> str | None:
         """Lays an image on canvases of zeros; returns why not, under `skip`."""
