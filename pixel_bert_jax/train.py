@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,10 @@ PROJECT_AFTER, PROJECT_FROM = 50, 25
 
 class Preempted(Exception):
     """SIGTERM came; the state was saved."""
+
+
+class _Interrupted(Exception):
+    """SIGTERM came in the middle of an evaluation."""
 
 
 def train_and_evaluate(
@@ -107,7 +112,6 @@ def train_and_evaluate(
                 )
             return state
         report(experiment, state)
-        predict = evaluate.Predictor(experiment, watchdog.alive)
         writer = metrics.NoWriter()
         if hosts.first():
             writer = metrics.Writer(workdir, total_steps=total, first_step=first)
@@ -116,14 +120,29 @@ def train_and_evaluate(
         terminated = stack.enter_context(on_sigterm())
         pending: _Pending | None = None
 
+        def batch_of_evaluation(what: str) -> None:
+            watchdog.alive(what)
+            if terminated():
+                raise _Interrupted
+
+        predict = evaluate.Predictor(experiment, batch_of_evaluation)
+
+        def stop(step: int) -> None:
+            checkpoints.save(state, meta)
+            checkpoints.wait()
+            raise Preempted(f"SIGTERM: saved step {step} of {total} in {workdir}")
+
         def evaluate_now(step: int) -> None:
-            figures = evaluate.run(
-                experiment,
-                state.variables,
-                predict,
-                oracle=config["eval"]["oracle"],
-                workdir=workdir,
-            )
+            try:
+                figures = evaluate.run(
+                    experiment,
+                    state.variables,
+                    predict,
+                    oracle=config["eval"]["oracle"],
+                    workdir=workdir,
+                )
+            except _Interrupted:
+                stop(step)  # a relaunch makes up for the evaluation
             # The line comes last: it says that nothing of this evaluation is missing.
             if checkpoints.save_if_best(state, meta, figures):
                 checkpoints.wait()
@@ -164,14 +183,13 @@ def train_and_evaluate(
                 seconds = seconds_at(state) - started
                 steps = PROJECT_AFTER - PROJECT_FROM
                 writer.say(metrics.projection(seconds, steps, total - step))
-            stopping = terminated(step)
             checkpoints.check()
-            if step == total or stopping or (save_every and step % save_every == 0):
+            if terminated() and step < total:
+                record()
+                stop(step)
+            if step == total or (save_every and step % save_every == 0):
                 record()
                 checkpoints.save(state, meta)
-            if stopping and step < total:
-                checkpoints.wait()
-                raise Preempted(f"SIGTERM: saved step {step} of {total} in {workdir}")
             if evaluation_due(step):
                 record()
                 evaluate_now(step)
@@ -233,23 +251,24 @@ def seconds_at(state: TrainState) -> float:
 
 @contextlib.contextmanager
 def on_sigterm() -> Iterator[Any]:
-    """Turns SIGTERM into a flag that the loop reads between steps.
+    """Turns SIGTERM into a flag that is read between steps and between batches.
 
-    Yields a function of the step that says whether the signal came; of several
-    processes all get the same answer at the same step, from JAX's service. The former
+    Yields a function that says whether the signal came; of several processes, which
+    have to ask equally often, all get the same answer, from JAX's service. The former
     handler is put back afterwards. Off the main thread signals stay as they are.
     """
     if hosts.several():
-        yield multihost_utils.reached_preemption_sync_point
+        asked = itertools.count()
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(asked))
         return
     came = []
     try:
         former = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
     except ValueError:
-        yield lambda step: False
+        yield lambda: False
         return
     try:
-        yield lambda step: bool(came)
+        yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGTERM, former)
 

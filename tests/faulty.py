@@ -3,6 +3,7 @@
 save_fails  the second checkpoint's write meets a full disk
 save_hangs  it never ends
 read_hangs  an image of the third batch never comes
+slow_evaluation  each batch of an evaluation takes a second and is told of
 """
 
 import sys
@@ -10,7 +11,7 @@ import time
 
 from absl import app
 
-from pixel_bert_jax import main, manifest
+from pixel_bert_jax import evaluate, main, manifest
 from pixel_bert_jax.data import batches, index, pipeline
 
 HOUR = 3600
@@ -50,10 +51,23 @@ def read_hangs():
     pipeline.Stream._produce, index.Index.read = counted, instead
 
 
+def slow_evaluation():
+    """Leaves time for a signal."""
+    run = evaluate.Predictor.run
+
+    def instead(*arguments):
+        print("evaluating", flush=True)
+        time.sleep(1)
+        return run(*arguments)
+
+    evaluate.Predictor.run = instead
+
+
 FAULTS = {
     "save_fails": lambda: second_save(full),
     "save_hangs": lambda: second_save(lambda place: time.sleep(HOUR)),
     "read_hangs": read_hangs,
+    "slow_evaluation": slow_evaluation,
 }
 
 if __name__ == "__main__":

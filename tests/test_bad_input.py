@@ -248,6 +248,11 @@ def test_too_many_updates_that_are_not_finite(tmp_path):
     # What was good last is kept.
     (kept,) = (tmp_path / "run/checkpoints/latest").iterdir()
     assert kept.name.isdigit() and 3 <= int(kept.name) <= 10
+    config = runs.config(**changes, data__index_dir=str(tmp_path / "index"))
+    checkpoints = Checkpoints(tmp_path / "run", keep=2, read_only=True)
+    state = checkpoints.restore(Experiment(config, devices=jax.devices()[:1]).target)
+    checkpoints.close()
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
     (last,) = [x for x in runs.log(tmp_path / "run") if x["skipped_in_a_row"] == 3]
     assert last["step"] < 10
 
@@ -335,11 +340,15 @@ def test_other_data_under_the_same_workdir(photos, tmp_path):
     checkpoints = Checkpoints(workdir, keep=2, metric="photos/match")
     checkpoints.save(zeros(run.target), run.meta)
     checkpoints.close()
-    photos.content["annotations"].pop()
-    photos.write()
-    with pytest.raises(InputError) as raised:
-        train.train_and_evaluate(config, workdir)
-    assert str(photos.file) in str(raised.value)
-    assert "--rebuild_index" in str(raised.value)
-    with pytest.raises(InputError, match="was trained on other data"):
-        train.train_and_evaluate(config, workdir, rebuild_index=True)
+    annotations = photos.content["annotations"]
+    # Another text leaves the plan as it is.
+    annotations[0]["caption"] = "a blue circle and a red square"
+    for what in ("index", "plan"):
+        photos.write()
+        with pytest.raises(InputError) as raised:
+            train.train_and_evaluate(config, workdir)
+        assert str(photos.file) in str(raised.value)
+        assert "--rebuild_index" in str(raised.value)
+        with pytest.raises(InputError, match=f"trained on other data: its {what} is"):
+            train.train_and_evaluate(config, workdir, rebuild_index=True)
+        annotations.pop()

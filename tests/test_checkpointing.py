@@ -27,10 +27,11 @@ def saved(folder, run, step=3):
     return state
 
 
-def test_a_restore_is_bit_equal_on_one_and_on_eight_devices(tmp_path):
-    one, eight = small.run(1), small.run(8, fsdp=8)
-    state = saved(tmp_path, one)
-    for run in (one, eight):
+@pytest.mark.parametrize("first", [(1, 1, 1), (8, 1, 1), (8, 2, 2)])
+def test_a_restore_is_bit_equal_on_any_mesh(tmp_path, first):
+    state = saved(tmp_path, small.run(*first))
+    for mesh in ((8, 1, 1), (8, 8, 1), (4, 1, 1), (4, 1, 2), (1, 1, 1)):
+        run = small.run(*mesh)
         checkpoints = Checkpoints(tmp_path, keep=2)
         assert checkpoints.newest_step() == 3
         assert checkpoints.read_meta() == META
@@ -44,15 +45,37 @@ def test_a_restore_is_bit_equal_on_one_and_on_eight_devices(tmp_path):
             assert leaf.dtype == want.dtype
 
 
-def test_another_architecture_is_refused_with_path_and_both_shapes(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "path", "message"),
+    [
+        ({"model__hidden": 48}, "hidden", "stored (32,), wanted (48,)"),
+        ({"model__layers": 2}, "encoder/layer1", "stored nothing, wanted (16,)"),
+        (
+            {"model__backbone__depths": (1, 2)},
+            "backbone/stage2_block1",
+            "stored nothing, wanted (12,)",
+        ),
+    ],
+)
+def test_another_architecture_is_refused_with_path_and_both_shapes(
+    tmp_path, changes, path, message
+):
     saved(tmp_path, small.run())
-    wider = small.run(model__hidden=48)
     checkpoints = Checkpoints(tmp_path, keep=2)
     with pytest.raises(InputError, match="another architecture") as error:
-        checkpoints.restore(wider.target)
+        checkpoints.restore(small.run(**changes).target)
     checkpoints.close()
-    assert "hidden" in str(error.value)
-    assert "stored (32,), wanted (48,)" in str(error.value)
+    assert path in str(error.value)
+    assert message in str(error.value)
+
+
+def test_another_format_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(small.run().state(), META | {"format": 0})
+    checkpoints.wait()
+    with pytest.raises(InputError, match="has the format 0, this version reads 1"):
+        checkpoints.read_meta()
+    checkpoints.close()
 
 
 def test_digest_is_stable_and_notices_every_change():

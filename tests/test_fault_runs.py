@@ -193,11 +193,27 @@ def test_an_image_that_never_comes_is_named(straight, tmp_path):
 def test_sigterm_is_a_flag_until_the_loop_reads_it():
     former = signal.getsignal(signal.SIGTERM)
     with train.on_sigterm() as terminated:
-        assert not terminated(1)
+        assert not terminated()
         for _ in range(2):  # the second changes nothing
             os.kill(os.getpid(), signal.SIGTERM)
-            assert terminated(2)
+            assert terminated()
     assert signal.getsignal(signal.SIGTERM) is former
+
+
+@pytest.mark.slow
+def test_sigterm_in_an_evaluation_does_not_wait_for_its_end(straight, tmp_path):
+    program = [sys.executable, "-m", "tests.faulty", "slow_evaluation"]
+    flags = [f"--config={runs.FILE + runs.argument()}"]
+    flags += runs.place(tmp_path, straight.index_dir)
+    process = runs.Process([*program, *flags])
+    assert process.read_until("evaluating"), process.finish().output
+    process.popen.send_signal(signal.SIGTERM)
+    outcome = process.finish()
+    assert outcome.code == 143
+    assert "SIGTERM: saved step 6 of 12" in outcome.output.splitlines()[-1]
+    assert outcome.output.count("evaluating") <= 2
+    assert not any("evaluation" in line for line in runs.log(tmp_path))
+    assert "resuming from step 6" in check_relaunch(straight, tmp_path)
 
 
 # --- going on from any step, and elsewhere --------------------------------------------

@@ -143,3 +143,11 @@ def test_other_answers_are_refused(trained, tmp_path):
         outcome = trained.launch(f"--mode={mode}", f"--config.data.answers={path}")
         assert outcome.code == 2, outcome.output
         assert "answers" in outcome.output
+    # Nor does a new run take the classes of a model for others.
+    outcome = trained.launch(
+        f"--config.data.answers={path}",
+        f"--config.init.model={trained.workdir}",
+        f"--workdir={tmp_path / 'new'}",
+    )
+    assert outcome.code == 2, outcome.output
+    assert "has other answers, or another order of them" in outcome.output

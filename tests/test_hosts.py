@@ -69,6 +69,13 @@ def test_one_with_another_config_is_named_everywhere():
     assert "config.total = None" in found[0] and "process 1 (" not in found[0]
 
 
+def test_another_package_is_named():
+    same = {"packages": {"jax": "0.10.2", "flax": "0.12.8"}}
+    found = gather({0: same, 1: {"packages": {"jax": "0.10.1", "flax": "0.12.8"}}})
+    assert "has packages.jax = '0.10.1', process 0" in found[0]
+    assert found[0] == found[1] and "flax" not in found[0]
+
+
 @pytest.mark.parametrize("missing", [0, 1, 2])
 def test_one_that_does_not_come_is_named_in_time(missing):
     facts = {n: {} for n in range(3) if n != missing}
@@ -244,6 +251,25 @@ def test_sigterm_to_one_stops_all_at_the_same_step(alone, tmp_path):
     assert steps[0] == steps[1]
     names = [p.name for p in (tmp_path / "run/checkpoints/latest").iterdir()]
     assert names == [steps[0]]
+
+
+@pytest.mark.slow
+def test_a_run_of_one_goes_on_with_two(alone, tmp_path):
+    flags = [*runs.place(tmp_path / "run", alone / "index")]
+    process = runs.Process(runs.command(*flags), **{DEVICES: "1"})
+    assert process.read_until("step 3/"), process.finish().output
+    process.popen.send_signal(signal.SIGTERM)
+    outcome = process.finish()
+    assert outcome.code == 143, outcome.output
+    found = finish(launch(2, *flags))
+    for outcome in found:
+        assert outcome.code == 0, outcome.output
+    assert "resuming from step" in found[0].output
+    got, want = runs.log(tmp_path / "run"), runs.log(alone / "run")
+    assert [x.get("examples") for x in got] == [x.get("examples") for x in want]
+    for ours, theirs in zip(got, want, strict=True):
+        if "loss" in theirs:
+            np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
 
 
 @pytest.mark.slow

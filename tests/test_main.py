@@ -46,6 +46,7 @@ def check_refused(outcome, *texts):
         (["--config=configs/pretrain.py:tinny"], "did you mean 'tiny'?"),
         (["--config=configs/pretrian.py:tiny"], "did you mean 'configs/pretrain.py'?"),
         (["--config=nowhere/x.py"], "no file 'nowhere/x.py'"),
+        ([TINY, "--workdir=gs://bucket/run"], "is an address; expected a folder"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )

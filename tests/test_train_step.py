@@ -117,10 +117,11 @@ def test_an_update_that_is_not_finite_changes_only_the_step():
     assert int(good.skipped) == 0
     assert int(good.step) == 1
     assert float(sums[train_step.NOT_FINITE][0]) == -1
-    arrays["image"] = arrays["image"].copy()
-    arrays["image"][0, 0, 0, 0] = np.nan
-    bad, sums = step(good, run.place(arrays, 2))
-    bad, sums = step(bad, run.place(arrays, 2))
+    bad = good
+    for value in (np.nan, np.inf):
+        arrays["image"] = arrays["image"].copy()
+        arrays["image"][0, 0, 0, 0] = value
+        bad, sums = step(bad, run.place(arrays, 2))
     assert int(bad.step) == 3
     assert int(bad.skipped) == 2
     assert float(sums["skipped_in_a_row"][0]) == 2
@@ -132,6 +133,25 @@ def test_an_update_that_is_not_finite_changes_only_the_step():
     again, _ = step(bad, run.place(small.batch(GROUPS), 2))
     assert int(again.skipped) == 0
     assert bytes_of(again.params) != bytes_of(good.params)
+
+
+def test_a_batch_without_a_word_to_predict_and_a_group_of_nothing():
+    """Means of nothing are no NaN: only matching is learned, from what is there."""
+    run, state, step = compiled()
+    arrays = small.batch(GROUPS)
+    length = np.arange(small.LENGTH)
+    arrays["text_ids"][:] = np.where(length == 0, 2, np.where(length == 1, 3, 0))
+    arrays["text_mask"][:] = length < 2  # [CLS] and [SEP]
+    # A hole as the pipeline leaves it: no token and no image.
+    arrays["text_ids"][0], arrays["text_mask"][0] = 0, False
+    arrays["image"] = arrays["image"].copy()
+    arrays["image"][0], arrays["image_size"][0] = 0, 0
+    arrays["example_mask"][0] = False
+    after, sums = step(state, run.place(arrays, 2))
+    assert tuple(map(float, sums["mlm/loss"])) == (0, 0)
+    assert np.isfinite(sums["loss"][0]) and float(sums["loss"][0]) > 0
+    assert float(sums[train_step.NOT_FINITE][0]) == -1 and int(after.skipped) == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
 def test_metrics_are_sums_over_the_whole_batch():
