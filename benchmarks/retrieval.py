@@ -108,7 +108,7 @@ class Bench:
         index = types.SimpleNamespace(
             texts=lambda c, rows: (ids[rows], mask[rows] & (rows >= 0)[:, None])
         )
-        predict = Predictor(types.SimpleNamespace(mesh=mesh, task=task))
+        predict = Predictor(types.SimpleNamespace(mesh=mesh, task=task, config=config))
         gallery = types.SimpleNamespace(index=index)
         self.scorer = PairScorer(predict, self.variables, gallery, arguments.texts)
         self.single = PairScorer(predict, self.variables, gallery, 1)

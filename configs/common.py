@@ -146,7 +146,7 @@ def base():
     # Seconds without a sign of life until stacks are printed, and until the process is
     # ended; 0: never.
     config.watchdog = dict(warn=600.0, limit=3600.0)
-    # shards: devices that a batch is split over; vocab_size: no tokenizer is opened.
+    # shards: devices of the mesh; vocab_size: no tokenizer is opened.
     config.dry_run = dict(
         shards=1, vocab_size=30522, answers=3129, images=10_000, images_per_group=1
     )

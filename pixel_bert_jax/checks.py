@@ -111,6 +111,8 @@ def _faults_of_lengths(config: Mapping[str, Any]) -> list[str]:
     for path, value in lengths.items():
         # Any length of a run and of an epoch serves to read the form.
         total = None if path == "total" else 1
+        if value is None:  # a model of an earlier version
+            continue
         try:
             durations.steps(value, steps_per_epoch=1, total=total)
         except InputError as error:

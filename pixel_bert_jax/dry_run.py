@@ -142,11 +142,13 @@ def _step_memory(
     config: Mapping[str, Any], task: Task, optimizer: optim.Optimizer
 ) -> str:
     """Compiles a step for the largest canvas and reports what it holds."""
-    accumulate, shards = config["optim"]["accumulate"], config["dry_run"]["shards"]
+    accumulate = config["optim"]["accumulate"]
+    sizes = sharding.mesh_sizes(config["mesh"], config["dry_run"]["shards"])
+    shards = sizes["data"] * sizes["fsdp"]
     if config["groups"] % (accumulate * shards):
         raise InputError(
             f"groups = {config['groups']} does not divide by optim.accumulate "
-            f"({accumulate}) x dry_run.shards ({shards})"
+            f"({accumulate}) x data shards of the mesh ({shards})"
         )
     groups = config["groups"] // (accumulate * shards)
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])

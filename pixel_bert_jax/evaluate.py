@@ -37,8 +37,9 @@ class Predictor:
         """Compiles nothing yet.
 
         Args:
-          experiment: gives mesh and task.
-          alive: is told of every batch, such as a watchdog.
+          experiment: gives mesh, task and the rules of `config.sharding`.
+          alive: is called before every batch, with what it is for; what it raises ends
+            the evaluation.
         """
         self._mesh = experiment.mesh
         self._alive = alive or (lambda what: None)
@@ -48,7 +49,7 @@ class Predictor:
             function: Callable[[Params, Batch], dict[str, Array]],
         ) -> Callable[[Params, Batch], dict[str, Array]]:
             def run(variables: Params, batch: Batch) -> dict[str, Array]:
-                params = sharding.in_use(variables["params"], self._mesh, rules)
+                params = sharding.gathered(variables["params"], self._mesh, rules)
                 return function({**variables, "params": params}, batch)
 
             return jax.jit(run)

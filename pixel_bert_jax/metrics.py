@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -38,7 +39,8 @@ class Writer:
         self._workdir = workdir
         self._total = total_steps
         self._clock = Clock(first_step, total_steps)
-        self._given_up: set[str] = set()
+        self._told: set[str] = set()
+        self._summaries: Any = None
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
@@ -115,7 +117,8 @@ class Writer:
         """Flushes and closes the files."""
         if self._bar is not None:
             self._bar.close()
-        self._attempt(SUMMARIES, lambda: self._summaries.close())
+        if self._summaries is not None:
+            self._attempt(SUMMARIES, self._summaries.close)
         self._attempt(FILE, self._lines.close)
 
     def _write_line(self, fields: Mapping[str, Any]) -> None:
@@ -123,22 +126,27 @@ class Writer:
         self._attempt(FILE, lambda: self._lines.write(line))
 
     def _write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._attempt(SUMMARIES, lambda: self._summaries.write_scalars(step, scalars))
+        if self._summaries is None:
+            return
+        write = functools.partial(self._summaries.write_scalars, step, scalars)
+        if not self._attempt(SUMMARIES, write):
+            self._summaries = None  # of no use to TensorFlow after an error
 
-    def _attempt(self, name: str, write: Callable[[], Any]) -> None:
-        """Writes; a disk that is full costs the figures and not the run."""
+    def _attempt(self, name: str, write: Callable[[], Any]) -> bool:
+        """Writes; a disk that is full costs figures and not the run, and is told."""
         from tensorflow.errors import OpError
 
-        if name in self._given_up:
-            return
         try:
             write()
         except (OSError, OpError) as error:
-            self._given_up.add(name)
-            self.say(
-                f"warning: {self._workdir / name} cannot be written, training goes on "
-                f"without: {error}"
-            )
+            if name not in self._told:
+                self.say(
+                    f"warning: {self._workdir / name} cannot be written, training goes "
+                    f"on without: {error}"
+                )
+            self._told.add(name)
+            return False
+        return True
 
 
 class NoWriter:

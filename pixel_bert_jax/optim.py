@@ -95,8 +95,6 @@ def build(
 def _transform(name: str, fields: Mapping[str, Any]) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(fields["weight_decay"])
     rate = fields["learning_rate"]
-    if rate < 0:
-        raise InputError(f"optim.groups.{name}.learning_rate is {rate}, expected >= 0")
     if fields["kind"] == "sgd":
         # As torch: the L2 term joins the gradient before the momentum.
         parts = (decay, optax.trace(decay=fields["momentum"]))

@@ -137,7 +137,7 @@ def parameter_shardings(
     )
 
 
-def in_use(params: Params, mesh: Mesh, rules: Sequence[tuple[str, str]]) -> Params:
+def gathered(params: Params, mesh: Mesh, rules: Sequence[tuple[str, str]]) -> Params:
     """Brings together what `fsdp` splits, inside a compiled function.
 
     What `model` splits stays so. Left to itself, the compiler splits activations by

@@ -120,12 +120,12 @@ def train_and_evaluate(
         terminated = stack.enter_context(on_sigterm())
         pending: _Pending | None = None
 
-        def batch_of_evaluation(what: str) -> None:
+        def between_batches(what: str) -> None:
             watchdog.alive(what)
             if terminated():
                 raise _Interrupted
 
-        predict = evaluate.Predictor(experiment, batch_of_evaluation)
+        predict = evaluate.Predictor(experiment, between_batches)
 
         def stop(step: int) -> None:
             checkpoints.save(state, meta)
@@ -259,7 +259,14 @@ def on_sigterm() -> Iterator[Any]:
     """
     if hosts.several():
         asked = itertools.count()
-        yield lambda: multihost_utils.reached_preemption_sync_point(next(asked))
+        came = [False]
+
+        def agreed() -> bool:
+            # The service says so once.
+            came[0] |= multihost_utils.reached_preemption_sync_point(next(asked))
+            return came[0]
+
+        yield agreed
         return
     came = []
     try:

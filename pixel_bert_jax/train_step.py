@@ -121,7 +121,7 @@ def build_gradients(
         def objective(
             trainable: dict[str, Array], batch: Batch, views: Any, micro: Any
         ) -> tuple[Array, tuple[Sums, Params]]:
-            params = sharding.in_use(trees.unflatten(flat | trainable), mesh, rules)
+            params = sharding.gathered(trees.unflatten(flat | trainable), mesh, rules)
             variables = {"params": params, "batch_stats": state.batch_stats}
             out = task.losses(
                 variables, batch, views, state.rng, state.step, micro=micro

@@ -36,7 +36,7 @@ def full(place):
 
 def read_hangs():
     """An image is waited for while other threads go on."""
-    batches.READ_WARN, batches.READ_LIMIT = 1, 3
+    batches.READ_WARN, batches.READ_LIMIT = 1.0, 3.0
     read, produce, steps = index.Index.read, pipeline.Stream._produce, []
 
     def counted(stream, step):

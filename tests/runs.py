@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -166,3 +167,16 @@ def log(workdir: Path) -> list[dict[str, Any]]:
     """Returns the lines of a run's metrics.jsonl."""
     text = (workdir / "metrics.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
+
+
+def free_port() -> int:
+    """Returns a port that is free, with the next one."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("", 0))
+            port = one.getsockname()[1]
+            try:
+                two.bind(("", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port

@@ -57,7 +57,7 @@ def figures(task, devices, groups):
     config["eval"] |= {"groups": groups, "texts": 13}
     run = Experiment(config, devices=jax.devices()[:devices])
     run.task.predict = FUNCTIONS[task]
-    return run, evaluate.run(run, {}, evaluate.Predictor(run), oracle=False)
+    return run, evaluate.run(run, {"params": {}}, evaluate.Predictor(run), oracle=False)
 
 
 def expected(task, run):

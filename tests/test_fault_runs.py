@@ -51,12 +51,14 @@ def check_relaunch(straight: runs.Straight, workdir: Path, *flags: str) -> str:
 
 def test_a_save_that_fails_in_the_background_ends_the_run(straight, tmp_path):
     flags = runs.place(tmp_path, straight.index_dir)
-    outcome = faulty("save_fails", *flags)
+    # No best one, which is waited for.
+    changes = {"checkpoint__every": "3 steps", "checkpoint__best_metric": "''"}
+    outcome = faulty("save_fails", *flags, **changes)
     assert outcome.code == 1
     assert "No space left on device" in outcome.output
     assert not re.search(r"^step 12/", outcome.output, re.M)
-    assert [step for step in saved_steps(tmp_path) if step.isdigit()] == ["5"]
-    assert "resuming from step 5" in check_relaunch(straight, tmp_path)
+    assert [step for step in saved_steps(tmp_path) if step.isdigit()] == ["3"]
+    assert "resuming from step 3" in check_relaunch(straight, tmp_path)
 
 
 @pytest.mark.slow
@@ -109,7 +111,7 @@ def test_a_disk_that_fills_up(straight, tmp_path, small_disk):
 
 
 @pytest.mark.slow
-def test_a_disk_that_only_the_log_fills(straight, tmp_path, small_disk):
+def test_a_disk_that_is_full_of_figures(straight, tmp_path, small_disk):
     disk = small_disk("size=64k")
     workdir = tmp_path / "run"
     workdir.mkdir()
@@ -177,11 +179,12 @@ def test_an_image_that_never_comes_is_named(straight, tmp_path):
     outcome = faulty("read_hangs", *runs.place(tmp_path, straight.index_dir))
     assert outcome.code == 1
     assert re.search(
-        r"warning: \d+ images are not read after 1 s, such as corpus 'scene",
+        r"warning: no image came for 1 s; being read: corpus 'scenes",
         outcome.output,
     ), outcome.output
     assert re.search(
-        r"TimeoutError: \d+ images .* 3 s, such as corpus 'scenes'", outcome.output
+        r"TimeoutError: no image came for 3 s; being read: corpus 'scenes'",
+        outcome.output,
     )
     assert "Traceback" in outcome.output
     assert time.monotonic() - began < 120
@@ -211,7 +214,7 @@ def test_sigterm_in_an_evaluation_does_not_wait_for_its_end(straight, tmp_path):
     outcome = process.finish()
     assert outcome.code == 143
     assert "SIGTERM: saved step 6 of 12" in outcome.output.splitlines()[-1]
-    assert outcome.output.count("evaluating") <= 2
+    assert outcome.output.count("evaluating") == 1
     assert not any("evaluation" in line for line in runs.log(tmp_path))
     assert "resuming from step 6" in check_relaunch(straight, tmp_path)
 

@@ -5,6 +5,7 @@ import contextlib
 import re
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 
@@ -17,19 +18,7 @@ from pixel_bert_jax.types import EXIT_HOSTS, HostError, InputError
 from tests import runs
 
 DEVICES = "JAX_NUM_CPU_DEVICES"
-
-
-def free_port():
-    """Returns a port that is free, with the next one."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("", 0))
-            port = one.getsockname()[1]
-            try:
-                two.bind(("", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
+PROGRAM = ("pixel_bert_jax.main",)
 
 
 # --- who is there ---------------------------------------------------------------------
@@ -37,7 +26,7 @@ def free_port():
 
 def gather(facts, processes=None, timeout=20.0, port=None):
     """Lets processes meet, as threads, and returns what each of them got."""
-    address = f"localhost:{port or free_port()}"
+    address = f"localhost:{port or runs.free_port()}"
     processes = processes or len(facts)
 
     def one(number, said):
@@ -90,7 +79,7 @@ def test_one_that_does_not_come_is_named_in_time(missing):
 
 
 def test_it_does_not_matter_who_is_first():
-    port = free_port()
+    port = runs.free_port()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         group = Group(f"localhost:{port}", 2, 1, 20.0)
         early = pool.submit(meet, group, {})
@@ -100,7 +89,7 @@ def test_it_does_not_matter_who_is_first():
 
 
 def test_a_stranger_does_not_count():
-    port = free_port()
+    port = runs.free_port()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         host = pool.submit(meet, Group(f"localhost:{port}", 2, 0, 20.0), {})
         time.sleep(0.5)
@@ -112,7 +101,7 @@ def test_a_stranger_does_not_count():
 
 def test_strangers_that_say_nothing_or_nonsense(monkeypatch):
     monkeypatch.setattr(hosts, "PATIENCE", 0.5)
-    port = free_port()
+    port = runs.free_port()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         host = pool.submit(meet, Group(f"localhost:{port}", 2, 0, 20.0), {})
         time.sleep(0.5)
@@ -127,7 +116,7 @@ def test_strangers_that_say_nothing_or_nonsense(monkeypatch):
 
 
 def test_two_of_one_number_are_told_at_once():
-    port = free_port()
+    port = runs.free_port()
 
     def one(number):
         try:
@@ -143,7 +132,7 @@ def test_two_of_one_number_are_told_at_once():
 
 
 def test_a_port_that_is_taken():
-    port = free_port()
+    port = runs.free_port()
     message = f"cannot listen at port {port + 1}"
     taken = socket.create_server(("", port + 1))
     with taken, pytest.raises(HostError, match=message):
@@ -176,20 +165,19 @@ def test_a_single_process_reads_everything():
 # --- whole runs -----------------------------------------------------------------------
 
 
-def launch(processes, *flags, devices=2, **fields):
+def launch(processes, *flags, devices=2, program=PROGRAM):
     """Starts the micro config in several processes."""
-    port = free_port()
-    config = runs.FILE + runs.argument(**fields)
+    port = runs.free_port()
+    flags = [
+        f"--config={runs.FILE}{runs.argument()}",
+        *flags,
+        f"--coordinator_address=localhost:{port}",
+        f"--num_processes={processes}",
+        "--host_timeout=120",
+    ]
     return [
         runs.Process(
-            runs.command(
-                *flags,
-                f"--coordinator_address=localhost:{port}",
-                f"--num_processes={processes}",
-                f"--process_id={n}",
-                "--host_timeout=60",
-                config=config,
-            ),
+            [sys.executable, "-m", *program, *flags, f"--process_id={n}"],
             **{DEVICES: str(devices)},
         )
         for n in range(processes)
@@ -254,6 +242,19 @@ def test_sigterm_to_one_stops_all_at_the_same_step(alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_sigterm_in_an_evaluation_stops_all_before_its_end(alone, tmp_path):
+    flags = [*runs.place(tmp_path / "run", alone / "index")]
+    processes = launch(2, *flags, program=("tests.faulty", "slow_evaluation"))
+    assert processes[1].read_until("evaluating")
+    processes[1].popen.send_signal(signal.SIGTERM)
+    found = finish(processes)
+    for outcome in found:
+        assert outcome.code == 143, outcome.output
+        assert "SIGTERM: saved step 6 of 12" in outcome.output
+    assert not any("evaluation" in line for line in runs.log(tmp_path / "run"))
+
+
+@pytest.mark.slow
 def test_a_run_of_one_goes_on_with_two(alone, tmp_path):
     flags = [*runs.place(tmp_path / "run", alone / "index")]
     process = runs.Process(runs.command(*flags), **{DEVICES: "1"})
@@ -289,7 +290,7 @@ def test_one_that_is_killed_ends_the_others(alone, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_with_another_config_ends_all_with_its_name(alone, tmp_path):
-    port = free_port()
+    port = runs.free_port()
     flags = [*runs.place(tmp_path / "run", alone / "index")]
     flags += [f"--coordinator_address=localhost:{port}", "--num_processes=2"]
     found = finish(

@@ -2,6 +2,7 @@
 
 import math
 import time
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing import plugin_event_accumulator
@@ -67,6 +68,19 @@ def test_a_resumed_run_replaces_the_later_steps_in_tensorboard(tmp_path, capsys)
     assert metrics.evaluation_at(tmp_path, 3) is None
     lines = (tmp_path / metrics.FILE).read_text().splitlines()
     assert '"mlm/loss": null' in lines[0]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full device")
+def test_a_log_that_cannot_be_written_is_told_once(tmp_path, capsys):
+    (tmp_path / metrics.FILE).symlink_to("/dev/full")
+    writer = metrics.Writer(tmp_path, total_steps=3, first_step=0)
+    for step in (1, 2):
+        writer.evaluation(step, {"accuracy": 0.5})
+    writer.close()
+    told = capsys.readouterr().err
+    assert told.count("cannot be written") == 1
+    assert f"{tmp_path / metrics.FILE} cannot" in told and "No space left" in told
+    assert told.count("evaluation at step") == 2
 
 
 def test_log_lines_of_later_steps_go(tmp_path):

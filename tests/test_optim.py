@@ -160,15 +160,7 @@ def test_a_wrong_rule_is_refused(changes, message):
         build(**changes)
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("learning_rate", -1.0, "cnn.learning_rate is -1.0"),
-        ("kind", "sdg", "cnn.kind is 'sdg'; valid: sgd, adamw"),
-    ],
-)
-def test_a_wrong_group_is_refused(field, value, message):
-    fields = {"kind": "sgd", "learning_rate": 1.0, "weight_decay": 0.0, "momentum": 0}
-    fields[field] = value
-    with pytest.raises(InputError, match=message):
+def test_a_wrong_kind_is_refused():
+    fields = {"kind": "sdg", "learning_rate": 1.0, "weight_decay": 0.0, "momentum": 0}
+    with pytest.raises(InputError, match=r"cnn.kind is 'sdg'; valid: sgd, adamw"):
         build(groups={"cnn": fields}, rules=[(".*", "cnn")])

@@ -28,6 +28,7 @@ import concurrent.futures
 import dataclasses
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -58,9 +59,9 @@ EVALUATION_DTYPES = {
     "other_source_size": np.int32,
     "other_image_size": np.int32,
 }
-# Seconds that a batch's images may take until it is said, and until it is an error: a
-# file system that hangs raises nothing.
-READ_WARN, READ_LIMIT = 30, 300
+# Seconds without any image until it is said, and until it is an error: a file system
+# that hangs raises nothing. So often it is looked.
+READ_WARN, READ_LIMIT, READ_LOOK = 30.0, 300.0, 0.2
 SHOWN = 3
 
 
@@ -232,25 +233,32 @@ class BatchMaker:
         """Waits until all images are there, or one has failed.
 
         Raises:
-          TimeoutError: the first files of a batch that did not come in `READ_LIMIT`.
+          TimeoutError: none came for `READ_LIMIT` seconds; names those being read.
+          ClosedError: `closing` was set.
           ImageError, OSError, ...: of the first image that failed.
         """
-        for seconds in (READ_WARN, READ_LIMIT - READ_WARN):
+        waiting, last, warned = set(tasks.values()), time.monotonic(), False
+        while waiting:
             done, waiting = concurrent.futures.wait(
-                tasks.values(), seconds, concurrent.futures.FIRST_EXCEPTION
+                waiting, READ_LOOK, concurrent.futures.FIRST_EXCEPTION
             )
+            if self._closing.is_set():
+                raise ClosedError
             for task in tasks.values():
                 if task in done:
                     task.result()  # raises what it raised
-            if not waiting:
-                return
-            missing = [row for row, task in tasks.items() if task in waiting]
-            names = "; ".join(map(self._index.describe, missing[:SHOWN]))
-            text = f"{len(missing)} images are not read after {{}} s, such as {names}"
-            if seconds == READ_WARN:
-                text = f"warning: {text.format(READ_WARN)}; waiting on"
-                print(text, file=sys.stderr, flush=True)
-        raise TimeoutError(text.format(READ_LIMIT))
+            if done:
+                last = time.monotonic()
+            seconds = time.monotonic() - last
+            if not waiting or seconds < READ_WARN or (warned and seconds < READ_LIMIT):
+                continue
+            rows = [row for row, task in tasks.items() if task.running()]
+            names = "; ".join(map(self._index.describe, rows[:SHOWN]))
+            text = f"no image came for {seconds:.0f} s; being read: {names}"
+            if seconds >= READ_LIMIT:
+                raise TimeoutError(text)
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+            warned = True
 
     def _fill(self, row: int, canvases: list[np.ndarray]) -> str | None:
         """Lays an image on canvases of zeros; returns why not, under `skip`."""

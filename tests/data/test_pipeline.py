@@ -268,6 +268,26 @@ def test_waiting_is_measured(index, monkeypatch):
         assert 0.1 <= stream.wait_seconds <= time.perf_counter() - began
 
 
+def test_close_does_not_wait_for_images_that_do_not_come(index, monkeypatch):
+    release, read, calls = threading.Event(), index.read, []
+
+    def first_batch_alone(row):
+        calls.append(row)
+        if len(calls) > 4:  # groups of a batch
+            release.wait(60)
+        return read(row)
+
+    monkeypatch.setattr(index, "read", first_batch_alone)
+    stream = Stream(_plan(index), index, workers=2)
+    next(stream)
+    while len(calls) < 6:  # the second batch is on its way
+        time.sleep(0.01)
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 10
+    release.set()
+
+
 def test_close_stops_all_threads(index):
     def readers():
         return [t for t in threading.enumerate() if t.name.startswith("read-images")]
