@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -77,7 +76,7 @@ def start(group: Group | None, launch: Mapping[str, Any]) -> None:
 
     Args:
       group: None for what JAX finds out by itself on TPU pods and under SLURM; then
-        nobody says who is missing.
+        nobody says who does not come.
       launch: the config and what else has to be the same everywhere, nested.
 
     Raises:
@@ -87,8 +86,7 @@ def start(group: Group | None, launch: Mapping[str, Any]) -> None:
     facts = {**launch, "packages": versions()}
     if group is None:
         jax.distributed.initialize()
-        flat = json.dumps(facts, sort_keys=True, default=str)
-        compare({"launch": hashlib.sha256(flat.encode()).hexdigest()})
+        compare(facts)
         return
     meet(group, facts | {"processes": group.processes})
     jax.distributed.initialize(
@@ -251,30 +249,25 @@ def _receive(connection: socket.socket) -> str:
     return exactly(int.from_bytes(exactly(8), "big")).decode()
 
 
-def compare(facts: Mapping[str, str]) -> None:
-    """Compares what all processes found once they have joined.
+def compare(facts: Mapping[str, Any]) -> None:
+    """Compares what all processes have to say once they have joined.
 
     Args:
-      facts: names and short texts.
+      facts: nested plain values that must be equal everywhere.
 
     Raises:
-      HostError: on every process, with the same text.
+      HostError: on every process, with the same text, which names who differs in what.
     """
     if not several():
         return
-    own = [socket.gethostname(), *facts.values()]
-    sent = np.zeros((len(own), 64), np.uint8)
-    for row, text in zip(sent, own, strict=True):
-        data = text.encode()[:64]
-        row[: len(data)] = np.frombuffer(data, np.uint8)
+    own = {"host": socket.gethostname(), "facts": facts}
+    text = json.dumps(own, default=str).encode()
+    longest = np.max(multihost_utils.process_allgather(np.int32(len(text))))
+    sent = np.zeros(longest, np.uint8)
+    sent[: len(text)] = np.frombuffer(text, np.uint8)
     everyone = np.asarray(multihost_utils.process_allgather(sent))
-    texts = [
-        [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in one]
-        for one in everyone
-    ]
     came = {
-        n: {"host": host, "facts": dict(zip(facts, values, strict=True))}
-        for n, (host, *values) in enumerate(texts)
+        n: json.loads(row.tobytes().rstrip(b"\0")) for n, row in enumerate(everyone)
     }
     if verdict := _differences(came):
         raise HostError(verdict)

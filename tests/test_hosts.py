@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import re
+import secrets
 import signal
 import socket
 import sys
@@ -286,6 +287,41 @@ def test_one_that_is_killed_ends_the_others(alone, tmp_path):
     assert re.search(
         "Connection reset|closed|heartbeat|unhealthy|peer", found[0].output
     )
+
+
+def test_one_that_does_not_come_ends_a_real_launch_in_time(tmp_path):
+    flags = [*runs.place(tmp_path / "run", tmp_path / "index")]
+    flags += [f"--coordinator_address=localhost:{runs.free_port()}"]
+    flags += ["--num_processes=2", "--process_id=0", "--host_timeout=2"]
+    outcome = runs.run(*flags)
+    assert outcome.code == EXIT_HOSTS
+    assert "process 1 of 2 did not come within 2 s" in outcome.output.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_under_slurm_processes_find_each_other_and_name_who_differs(tmp_path):
+    """By the variables that SLURM sets: JAX's own detection of a cluster."""
+    flags = [*runs.place(tmp_path / "run", tmp_path / "index")]
+    job = str(secrets.randbelow(4096))  # which JAX makes the port of
+    found = finish(
+        [
+            runs.Process(
+                runs.command(
+                    *flags, "--coordinator_address=auto", f"--config.seed={n}"
+                ),
+                SLURM_JOB_ID=job,
+                SLURM_STEP_NODELIST="localhost",
+                SLURM_NTASKS="2",
+                SLURM_PROCID=str(n),
+                SLURM_LOCALID=str(n),
+            )
+            for n in range(2)
+        ]
+    )
+    for outcome in found:
+        assert outcome.code == EXIT_HOSTS, outcome.output
+        assert "has config.seed = 1, process 0" in outcome.output
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -100,6 +100,19 @@ def test_kill_at_a_random_time(straight, tmp_path, number):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.2, 0.5])
+def test_kill_after_sigterm(straight, tmp_path, delay):
+    """Who sent SIGTERM does not wait for the save, or just so."""
+    process = runs.Process(runs.command(*runs.place(tmp_path, straight.index_dir)))
+    assert process.read_until("step 2/"), process.finish().output
+    process.popen.send_signal(signal.SIGTERM)
+    time.sleep(delay)
+    process.popen.kill()
+    assert process.finish().code in (-signal.SIGKILL, 143)
+    check_relaunch(straight, tmp_path, f"killed {delay} s after SIGTERM")
+
+
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_with_its_code(straight, tmp_path):
     outcome = interrupt(straight, tmp_path, signal.SIGTERM, after=2)
     assert outcome.code == 143, outcome.output
