@@ -190,6 +190,12 @@ def finish(processes):
         return list(pool.map(lambda process: process.finish(), processes))
 
 
+def wait_for(processes, number, start):
+    """Reads one's output up to a line that begins so."""
+    if not processes[number].read_until(start):
+        pytest.fail("\n".join(outcome.output for outcome in finish(processes)))
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The run in one process of four devices."""
@@ -232,7 +238,7 @@ def test_sigterm_to_one_stops_all_at_the_same_step(alone, tmp_path):
     flags = [*runs.place(tmp_path / "run", alone / "index")]
     flags += ["--config.total=4000 steps", "--config.checkpoint.every=100 %"]
     processes = launch(2, *flags)
-    assert processes[0].read_until("step 3/")
+    wait_for(processes, 0, "step 3/")
     processes[1].popen.send_signal(signal.SIGTERM)
     found = finish(processes)
     assert [outcome.code for outcome in found] == [143, 143], found[0].output
@@ -245,8 +251,9 @@ def test_sigterm_to_one_stops_all_at_the_same_step(alone, tmp_path):
 @pytest.mark.slow
 def test_sigterm_in_an_evaluation_stops_all_before_its_end(alone, tmp_path):
     flags = [*runs.place(tmp_path / "run", alone / "index")]
+    flags += ["--config.eval.groups=1"]  # they agree on one of the next batches
     processes = launch(2, *flags, program=("tests.faulty", "slow_evaluation"))
-    assert processes[1].read_until("evaluating")
+    wait_for(processes, 1, "evaluating")
     processes[1].popen.send_signal(signal.SIGTERM)
     found = finish(processes)
     for outcome in found:
@@ -278,7 +285,7 @@ def test_a_run_of_one_goes_on_with_two(alone, tmp_path):
 def test_one_that_is_killed_ends_the_others(alone, tmp_path):
     flags = [*runs.place(tmp_path / "run", alone / "index")]
     processes = launch(2, *flags, "--config.total=4000 steps")
-    assert processes[0].read_until("step 3/")
+    wait_for(processes, 0, "step 3/")
     began = time.monotonic()
     processes[1].popen.kill()
     found = finish(processes)
