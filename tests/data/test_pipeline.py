@@ -114,7 +114,7 @@ def test_a_start_at_a_step_equals_running_to_it(index):
     plan, stop = _plan(index), 9
     assert plan.steps_per_epoch < 7  # the start lies in the second epoch
     whole = _steps(plan, index, stop)
-    for start in (1, 7):
+    for start in range(1, stop):
         late = _steps(_plan(index), index, stop, start=start)
         assert len(late) == stop - start
         for a, b in zip(whole[start:], late, strict=True):
