@@ -22,12 +22,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from pixel_bert_jax.alarm import Alarm, receive, send
 from pixel_bert_jax.types import HostError, InputError
 
 PACKAGES = ("pixel-bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 SHOWN = 5
 RETRY = 0.2  # seconds between attempts to reach process 0
-LONGEST = 1 << 26  # bytes of a message
+_alarm: Alarm | None = None  # of this process, once it has met the others
 PATIENCE = 5.0  # seconds that whoever connects has to say who it is
 
 
@@ -88,7 +89,8 @@ def start(group: Group | None, launch: Mapping[str, Any]) -> None:
         jax.distributed.initialize()
         compare(facts)
         return
-    meet(group, facts | {"processes": group.processes})
+    global _alarm
+    _alarm = meet(group, facts | {"processes": group.processes})
     jax.distributed.initialize(
         group.coordinator,
         group.processes,
@@ -106,12 +108,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def meet(group: Group, facts: Mapping[str, Any]) -> None:
+def meet(group: Group, facts: Mapping[str, Any]) -> Alarm:
     """Waits for all processes and compares what they say.
 
     Args:
       group: who is expected.
       facts: nested plain values that must be equal everywhere.
+
+    Returns:
+      What ends all processes when one of them ends.
 
     Raises:
       HostError: on every process that came, with the same text.
@@ -121,26 +126,33 @@ def meet(group: Group, facts: Mapping[str, Any]) -> None:
         "host": socket.gethostname(),
         "facts": json.loads(json.dumps(facts)),
     }
-    verdict = _listen(group, own) if group.process == 0 else _report(group, own)
-    if verdict:
-        raise HostError(verdict)
+    with contextlib.ExitStack() as stack:
+        if group.process == 0:
+            verdict, others = _listen(group, own, stack)
+        else:
+            verdict, others = _report(group, own, stack)
+        if verdict:
+            raise HostError(verdict)
+        stack.pop_all()  # the connections stay open
+    return Alarm(_name(own), others)
 
 
-def _listen(group: Group, own: dict[str, Any]) -> str:
+def _listen(
+    group: Group, own: dict[str, Any], stack: contextlib.ExitStack
+) -> tuple[str, dict[str, socket.socket]]:
     """Collects what all say and tells everyone the verdict; "" if all is well."""
     came = {0: own}
     connections = []
     deadline = time.monotonic() + group.timeout
     verdict = ""
-    with contextlib.ExitStack() as stack:
-        try:
-            server = socket.create_server(("", group.meeting[1]))
-        except OSError as error:
-            raise HostError(
-                f"process 0 cannot listen at port {group.meeting[1]}, the one above "
-                f"--coordinator_address: {error}"
-            ) from error
-        stack.callback(server.close)
+    try:
+        server = socket.create_server(("", group.meeting[1]))
+    except OSError as error:
+        raise HostError(
+            f"process 0 cannot listen at port {group.meeting[1]}, the one above "
+            f"--coordinator_address: {error}"
+        ) from error
+    with server:
         while len(came) < group.processes and not verdict:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -153,12 +165,13 @@ def _listen(group: Group, own: dict[str, Any]) -> str:
             stack.callback(connection.close)
             connection.settimeout(min(left, PATIENCE))
             try:
-                said = json.loads(_receive(connection))
+                said = receive(connection)
                 number, host = int(said["process"]), str(said["host"])
                 _ = said["facts"].items()
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # a stranger
-            connections.append(connection)
+                connection.close()  # of a stranger
+                continue
+            connections.append((said, connection))
             if number in came or not 0 < number < group.processes:
                 first = came.get(number, {"host": "not expected"})["host"]
                 verdict = (
@@ -166,32 +179,40 @@ def _listen(group: Group, own: dict[str, Any]) -> str:
                     f"{group.processes}: {first} and {host}"
                 )
             came.setdefault(number, said)
-        verdict = verdict or _verdict(group, came)
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                _send(connection, json.dumps(verdict))
-    return verdict
+    verdict = verdict or _verdict(group, came)
+    for _, connection in connections:
+        with contextlib.suppress(OSError):
+            send(connection, verdict)
+    return verdict, {_name(said): connection for said, connection in connections}
 
 
-def _report(group: Group, own: dict[str, Any]) -> str:
+def _report(
+    group: Group, own: dict[str, Any], stack: contextlib.ExitStack
+) -> tuple[str, dict[str, socket.socket]]:
     """Tells process 0 what this one would do and returns the verdict."""
     deadline = time.monotonic() + group.timeout
     host, port = group.meeting
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
-            return (
+            verdict = (
                 f"process 0 did not answer at {host}:{port} within "
                 f"{group.timeout:.0f} s; process {group.process} was there"
             )
+            return verdict, {}
         try:
-            with socket.create_connection((host, port), timeout=left) as connection:
-                _send(connection, json.dumps(own))
-                # Process 0 may wait for others, as long as this one may.
-                connection.settimeout(group.timeout + 5)
-                return str(json.loads(_receive(connection)))
+            connection = socket.create_connection((host, port), timeout=left)
+            stack.callback(connection.close)
+            send(connection, own)
+            # Process 0 may wait for others, as long as this one may.
+            connection.settimeout(group.timeout + 5)
+            return str(receive(connection)), {f"process 0 ({host})": connection}
         except (OSError, ValueError):
             time.sleep(RETRY)
+
+
+def _name(said: Mapping[str, Any]) -> str:
+    return f"process {said['process']} ({said['host']})"
 
 
 def _verdict(group: Group, came: Mapping[int, Mapping[str, Any]]) -> str:
@@ -229,26 +250,6 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     return out
 
 
-def _send(connection: socket.socket, text: str) -> None:
-    data = text.encode()
-    connection.sendall(len(data).to_bytes(8, "big") + data)
-
-
-def _receive(connection: socket.socket) -> str:
-    def exactly(count: int) -> bytes:
-        if count > LONGEST:
-            raise ValueError("no message of ours is so long")
-        data = b""
-        while len(data) < count:
-            part = connection.recv(min(count - len(data), 1 << 16))
-            if not part:
-                raise ConnectionError("the other side is gone")
-            data += part
-        return data
-
-    return exactly(int.from_bytes(exactly(8), "big")).decode()
-
-
 def compare(facts: Mapping[str, Any]) -> None:
     """Compares what all processes have to say once they have joined.
 
@@ -271,6 +272,11 @@ def compare(facts: Mapping[str, Any]) -> None:
     }
     if verdict := _differences(came):
         raise HostError(verdict)
+
+
+def leave(code: int, text: str = "") -> int:
+    """Tells the other processes that this one ends; see `Alarm.leave`."""
+    return code if _alarm is None else _alarm.leave(code, text)
 
 
 def several() -> bool:

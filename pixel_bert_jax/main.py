@@ -95,6 +95,13 @@ def main(argv: list[str]) -> int:
     if config["compile_cache"] and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = str(Path(config["compile_cache"]).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
+    codes = {
+        types.InputError: types.EXIT_BAD_INPUT,
+        types.NonFiniteError: types.EXIT_NON_FINITE,
+        types.HostError: types.EXIT_HOSTS,
+        images.ImageError: types.EXIT_ERROR,
+        types.BadImageBudgetError: types.EXIT_BAD_IMAGES,
+    }
     try:
         join(config, workdir)
         if DRY_RUN.value:
@@ -113,20 +120,17 @@ def main(argv: list[str]) -> int:
                 rebuild_index=REBUILD_INDEX.value,
                 command=training_command(config),
             )
-    except types.InputError as error:
-        return fail(str(error))
-    except types.NonFiniteError as error:
-        return fail(str(error), types.EXIT_NON_FINITE)
-    except types.HostError as error:
-        return fail(str(error), types.EXIT_HOSTS)
-    except images.ImageError as error:
-        return fail(str(error), types.EXIT_ERROR)
-    except types.BadImageBudgetError as error:
-        return fail(str(error), types.EXIT_BAD_IMAGES)
+    except tuple(codes) as error:
+        code = next(codes[kind] for kind in codes if isinstance(error, kind))
+        fail(str(error))
+        return hosts.leave(code, str(error))
     except train.Preempted as notice:
         print(notice, file=sys.stderr)
-        return types.EXIT_PREEMPTED
-    return types.EXIT_DONE
+        return hosts.leave(types.EXIT_PREEMPTED)
+    except Exception as error:
+        traceback.print_exc()
+        return hosts.leave(types.EXIT_ERROR, f"{type(error).__name__}: {error}")
+    return hosts.leave(types.EXIT_DONE)
 
 
 def join(config: dict, workdir: Path) -> None:
@@ -180,12 +184,7 @@ def leave(code: int) -> None:
 
 def run(argv: list[str]) -> None:
     """Runs `main` and exits with its code."""
-    try:
-        code = main(argv)
-    except Exception:
-        traceback.print_exc()
-        code = types.EXIT_ERROR
-    leave(code)
+    leave(main(argv))
 
 
 def evaluate(config: dict, workdir: Path) -> None:

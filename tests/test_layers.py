@@ -23,6 +23,7 @@ LAYERS = {
     "durations": 0,
     "manifest": 0,
     "watchdog": 0,
+    "alarm": 0,
     "lock": 0,
     "checks": 0,
     "data": 0,
