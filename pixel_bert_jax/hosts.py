@@ -29,6 +29,7 @@ PACKAGES = ("pixel-bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoin
 SHOWN = 5
 RETRY = 0.2  # seconds between attempts to reach process 0
 _alarm: Alarm | None = None  # of this process, once it has met the others
+CONNECTING = 30.0  # seconds to connect those whom JAX has brought together
 PATIENCE = 5.0  # seconds that whoever connects has to say who it is
 
 
@@ -84,12 +85,14 @@ def start(group: Group | None, launch: Mapping[str, Any]) -> None:
       HostError: a process did not come, or was launched otherwise, or has other
         packages.
     """
+    global _alarm
     facts = {**launch, "packages": versions()}
     if group is None:
         jax.distributed.initialize()
         compare(facts)
+        if several():
+            _alarm = _meet_again()
         return
-    global _alarm
     _alarm = meet(group, facts | {"processes": group.processes})
     jax.distributed.initialize(
         group.coordinator,
@@ -97,6 +100,27 @@ def start(group: Group | None, launch: Mapping[str, Any]) -> None:
         group.process,
         initialization_timeout=max(int(group.timeout), 1),
     )
+
+
+def _meet_again() -> Alarm | None:
+    """Lets processes that JAX brought together connect themselves as well."""
+    with socket.socket() as server:
+        server.bind(("", 0))
+        said = _everyone(
+            {"host": socket.gethostname(), "port": server.getsockname()[1]}
+        )
+    first = said[0]  # the port is free again
+    group = Group(
+        f"{first['host']}:{first['port'] - 1}",
+        jax.process_count(),
+        jax.process_index(),
+        CONNECTING,
+    )
+    try:
+        return meet(group, {})
+    except HostError as error:
+        say(f"warning: the end of a process will be noticed by JAX alone: {error}")
+        return None
 
 
 def versions() -> dict[str, str]:
@@ -261,17 +285,19 @@ def compare(facts: Mapping[str, Any]) -> None:
     """
     if not several():
         return
-    own = {"host": socket.gethostname(), "facts": facts}
+    said = _everyone({"host": socket.gethostname(), "facts": facts})
+    if verdict := _differences(dict(enumerate(said))):
+        raise HostError(verdict)
+
+
+def _everyone(own: Any) -> list[Any]:
+    """Returns a plain value of every process, in order of their numbers."""
     text = json.dumps(own, default=str).encode()
     longest = np.max(multihost_utils.process_allgather(np.int32(len(text))))
     sent = np.zeros(longest, np.uint8)
     sent[: len(text)] = np.frombuffer(text, np.uint8)
-    everyone = np.asarray(multihost_utils.process_allgather(sent))
-    came = {
-        n: json.loads(row.tobytes().rstrip(b"\0")) for n, row in enumerate(everyone)
-    }
-    if verdict := _differences(came):
-        raise HostError(verdict)
+    rows = np.asarray(multihost_utils.process_allgather(sent))
+    return [json.loads(row.tobytes().rstrip(b"\0")) for row in rows]
 
 
 def leave(code: int, text: str = "") -> int:

@@ -364,30 +364,42 @@ def test_one_that_does_not_come_ends_a_real_launch_in_time(tmp_path):
     assert "process 1 of 2 did not come within 2 s" in outcome.output.splitlines()[-1]
 
 
+def slurm(number, job):
+    """Returns the variables that SLURM sets, which JAX finds processes by."""
+    return {
+        "SLURM_JOB_ID": job,  # which JAX makes the port of
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number),
+    }
+
+
 @pytest.mark.slow
-def test_under_slurm_processes_find_each_other_and_name_who_differs(tmp_path):
-    """By the variables that SLURM sets: JAX's own detection of a cluster."""
-    flags = [*runs.place(tmp_path / "run", tmp_path / "index")]
-    job = str(secrets.randbelow(4096))  # which JAX makes the port of
-    found = finish(
-        [
-            runs.Process(
-                runs.command(
-                    *flags, "--coordinator_address=auto", f"--config.seed={n}"
-                ),
-                SLURM_JOB_ID=job,
-                SLURM_STEP_NODELIST="localhost",
-                SLURM_NTASKS="2",
-                SLURM_PROCID=str(n),
-                SLURM_LOCALID=str(n),
-            )
-            for n in range(2)
-        ]
-    )
-    for outcome in found:
+@pytest.mark.parametrize("way", ["differ", "killed"])
+def test_under_slurm_processes_find_each_other(alone, tmp_path, way):
+    flags = [*runs.place(tmp_path / "run", alone / "index")]
+    flags += ["--coordinator_address=auto", "--config.total=4000 steps"]
+    job = str(secrets.randbelow(4096))
+    processes = [
+        runs.Process(
+            runs.command(*flags, f"--config.seed={n if way == 'differ' else 0}"),
+            **slurm(n, job),
+        )
+        for n in range(2)
+    ]
+    if way == "killed":
+        wait_for(processes, 0, "step 3/")
+        processes[1].popen.kill()
+    found = finish(processes)
+    told = {
+        "differ": r"has config\.seed = 1, process 0",
+        "killed": "process 1 .* is gone",
+    }
+    for outcome in found[: 1 if way == "killed" else 2]:
         assert outcome.code == EXIT_HOSTS, outcome.output
-        assert "has config.seed = 1, process 0" in outcome.output
-    assert not (tmp_path / "run").exists()
+        assert re.search(told[way], outcome.output), outcome.output
+    assert (tmp_path / "run").exists() == (way == "killed")
 
 
 @pytest.mark.slow
