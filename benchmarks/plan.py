@@ -64,9 +64,10 @@ def main() -> int:
     statistics = plan.statistics()
     for line in statistics.buckets:
         canvas = format_canvas(line.bucket.canvas)
+        waste = line.canvas_area / line.resized_area - 1
         print(
             f"  {canvas:>9} from {line.bucket.source:>4}: {line.groups:>7} groups in "
-            f"{line.batches:>4} batches, padding {line.waste:.2%}"
+            f"{line.batches:>4} batches, padding {waste:.2%}"
         )
     use = ", ".join(f"{n} {u:.3f}" for n, u in statistics.corpus_slot_use.items())
     print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Predictor:
         def compiled(
             function: Callable[[Params, Batch], dict[str, Array]],
         ) -> Callable[[Params, Batch], dict[str, Array]]:
+            @functools.wraps(function)
             def run(variables: Params, batch: Batch) -> dict[str, Array]:
                 params = sharding.gathered(variables["params"], self._mesh, rules)
                 return function({**variables, "params": params}, batch)
