@@ -46,7 +46,7 @@ fi
 code=0
 "${command[@]}" || code=$?
 # Saved after a SIGTERM, or ended by a node that was lost: back into the queue.
-if [[ $code == 143 || $code == 5 ]] && [[ -n ${SLURM_JOB_ID:-} ]]; then
+if [[ $code == 143 || $code == 5 || $code == 7 ]] && [[ -n ${SLURM_JOB_ID:-} ]]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -158,7 +158,7 @@ def meet(group: Group, facts: Mapping[str, Any]) -> Alarm:
         if verdict:
             raise HostError(verdict)
         stack.pop_all()  # the connections stay open
-    return Alarm(_name(own), others)
+    return Alarm(_name(own), others, group.process == 0)
 
 
 def _listen(

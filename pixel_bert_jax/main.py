@@ -127,6 +127,9 @@ def main(argv: list[str]) -> int:
     except train.Preempted as notice:
         print(notice, file=sys.stderr)
         return hosts.leave(types.EXIT_PREEMPTED)
+    except KeyboardInterrupt:
+        hosts.leave(types.EXIT_ERROR, "interrupted")
+        raise
     except Exception as error:
         traceback.print_exc()
         return hosts.leave(types.EXIT_ERROR, f"{type(error).__name__}: {error}")
@@ -170,8 +173,7 @@ def join(config: dict, workdir: Path) -> None:
 def leave(code: int) -> None:
     """Ends this process; after an error without waiting for anything.
 
-    Another process, that notices at the next exchange, or a thread that reads a file
-    which never comes could be waited for without end.
+    A thread that reads a file which never comes could be waited for without end.
     """
     if code in (types.EXIT_DONE, types.EXIT_PREEMPTED):
         sys.exit(code)

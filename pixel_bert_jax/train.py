@@ -92,7 +92,9 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack:
         if hosts.first():
             stack.enter_context(locked(workdir))
-        watchdog = stack.enter_context(Watchdog(**config["watchdog"]))
+        watchdog = stack.enter_context(
+            Watchdog(**config["watchdog"], leave=hosts.leave)
+        )
         checkpoints = checkpointing.Checkpoints(
             workdir, **checkpointing.options(config)
         )

@@ -17,6 +17,7 @@ EXIT_NON_FINITE = 3
 EXIT_BAD_IMAGES = 4
 EXIT_WATCHDOG = 5
 EXIT_HOSTS = 6
+EXIT_LOST = 7
 EXIT_PREEMPTED = 143
 
 Params = dict[str, Any]  # nested dict of arrays

@@ -12,8 +12,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from pixel_bert_jax.types import EXIT_WATCHDOG
 
@@ -23,13 +23,17 @@ T = TypeVar("T")
 class Watchdog:
     """Waits for signs of life while it is entered as a context."""
 
-    def __init__(self, warn: float, limit: float):
+    def __init__(
+        self, warn: float, limit: float, leave: Callable[[int, str], Any] | None = None
+    ):
         """Does nothing yet.
 
         Args:
           warn: seconds without a sign of life until the stacks are printed; 0: never.
           limit: until the process is ended with `EXIT_WATCHDOG`; 0: never.
+          leave: is called before that with code and reason, to tell other processes.
         """
+        self._leave = leave or (lambda code, text: None)
         self._warn, self._limit = warn, limit
         self._last = time.monotonic()
         self._what = "the start"
@@ -66,6 +70,8 @@ class Watchdog:
             silent = time.monotonic() - self._last
             if self._limit and silent > self._limit:
                 self._tell(silent, "ends the process")
+                why = f"nothing was done for {silent:.0f} s, since {self._what}"
+                self._leave(EXIT_WATCHDOG, why)
                 # Threads that hang would keep any gentler exit waiting.
                 os._exit(EXIT_WATCHDOG)
             if self._warn and silent > self._warn and not self._warned:
