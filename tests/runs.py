@@ -4,6 +4,7 @@ A straight run is made once a session and shared by all workers; compiled progra
 kept in the tests' compile cache, so that every later process starts within seconds.
 """
 
+import concurrent.futures
 import dataclasses
 import fcntl
 import json
@@ -114,6 +115,12 @@ class Process:
         code = self.popen.wait()
         output = "".join(line for _, line in self.lines)
         return Outcome(code, output, time.monotonic() - self.began)
+
+
+def finish(processes: list[Process]) -> list[Outcome]:
+    """Reads all of them to their ends at the same time."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda process: process.finish(), processes))
 
 
 def run(*flags: str, **environment: str) -> Outcome:
