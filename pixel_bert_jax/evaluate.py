@@ -328,8 +328,8 @@ def _check_same_model(
         asked = load_tokenizer(name)
         if asked.fingerprint != tokenizer.fingerprint:
             raise InputError(
-                f"{where} has another vocabulary ({tokenizer.vocab_size} words) than "
-                f"data.tokenizer = {name!r} ({asked.vocab_size})"
+                f"{where} has another vocabulary ({tokenizer}) than data.tokenizer = "
+                f"{name!r} ({asked})"
             )
     name = new["data"].get("answers", "")
     if answers is not None and name and name != old["data"].get("answers"):

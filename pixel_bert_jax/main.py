@@ -304,10 +304,10 @@ def default_workdir(config: dict) -> str:
     )
 
 
-def fail(message: str, code: int = types.EXIT_BAD_INPUT) -> int:
-    """Prints a message for the user and returns the exit code."""
+def fail(message: str) -> int:
+    """Prints a message for the user and returns the exit code of bad input."""
     print(f"error: {message}", file=sys.stderr)
-    return code
+    return types.EXIT_BAD_INPUT
 
 
 def parse_flags(argv: list[str]) -> list[str]:

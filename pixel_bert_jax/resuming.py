@@ -75,10 +75,9 @@ def create(experiment: Experiment) -> TrainState:
         found = evaluate.load_model(name)
         if found.tokenizer.fingerprint != experiment.tokenizer.fingerprint:
             raise InputError(
-                f"the model in {name} has another vocabulary "
-                f"({found.tokenizer.vocab_size} words) than data.tokenizer = "
-                f"{experiment.config['data']['tokenizer']!r} "
-                f"({experiment.tokenizer.vocab_size})"
+                f"the model in {name} has another vocabulary ({found.tokenizer}) than "
+                f"data.tokenizer = {experiment.config['data']['tokenizer']!r} "
+                f"({experiment.tokenizer})"
             )
         if None not in (found.answers, experiment.answers):
             there, here = found.answers.fingerprint, experiment.answers.fingerprint

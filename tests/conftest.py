@@ -53,3 +53,11 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"PIXEL_BERT_REAL_DATA names {folder!r}, which is not a folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory):
+    """The uninterrupted run of the micro config; see `tests/runs.py`."""
+    from tests import runs  # after the settings above
+
+    return runs.straight(tmp_path_factory)

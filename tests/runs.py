@@ -165,6 +165,15 @@ def straight(factory: pytest.TempPathFactory) -> Straight:
     return Straight(workdir, index_dir, lines=log(workdir), **content)
 
 
+def check_relaunch(straight: Straight, workdir: Path, *flags: str) -> str:
+    """Runs to the end and compares all with the straight run; returns the output."""
+    outcome = run(*place(workdir, straight.index_dir), *flags)
+    assert outcome.code == 0, outcome.output
+    assert outcome.digest == straight.digest
+    assert log(workdir) == straight.lines
+    return outcome.output
+
+
 def place(workdir: Path, index_dir: Path) -> tuple[str, str]:
     """Returns the flags that say where a run writes."""
     return f"--workdir={workdir}", f"--config.data.index_dir={index_dir}"

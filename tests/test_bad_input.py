@@ -299,11 +299,6 @@ def test_unknown_names_in_a_config():
         _ = Experiment(config).train_index
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory) -> runs.Straight:
-    return runs.straight(tmp_path_factory)
-
-
 def test_a_relaunch_with_another_config_lists_the_difference(straight):
     config = runs.config(
         data__index_dir=straight.index_dir,

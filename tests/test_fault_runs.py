@@ -21,11 +21,6 @@ from tests import runs
 DEVICES = "JAX_NUM_CPU_DEVICES"
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory) -> runs.Straight:
-    return runs.straight(tmp_path_factory)
-
-
 def faulty(fault: str, *flags: str, **fields) -> runs.Outcome:
     """Runs the micro config with a fault of `tests/faulty.py`."""
     config = runs.FILE + runs.argument(**fields)
@@ -35,15 +30,6 @@ def faulty(fault: str, *flags: str, **fields) -> runs.Outcome:
 
 def saved_steps(workdir: Path) -> list[str]:
     return sorted(path.name for path in (workdir / "checkpoints/latest").iterdir())
-
-
-def check_relaunch(straight: runs.Straight, workdir: Path, *flags: str) -> str:
-    """Runs to the end and compares all with the straight run; returns the output."""
-    outcome = runs.run(*runs.place(workdir, straight.index_dir), *flags)
-    assert outcome.code == 0, outcome.output
-    assert outcome.digest == straight.digest
-    assert runs.log(workdir) == straight.lines
-    return outcome.output
 
 
 # --- checkpoints ----------------------------------------------------------------------
@@ -58,7 +44,7 @@ def test_a_save_that_fails_in_the_background_ends_the_run(straight, tmp_path):
     assert "No space left on device" in outcome.output
     assert not re.search(r"^step 12/", outcome.output, re.M)
     assert [step for step in saved_steps(tmp_path) if step.isdigit()] == ["3"]
-    assert "resuming from step 3" in check_relaunch(straight, tmp_path)
+    assert "resuming from step 3" in runs.check_relaunch(straight, tmp_path)
 
 
 @pytest.mark.slow
@@ -69,7 +55,7 @@ def test_a_save_that_hangs_ends_the_run_with_its_stacks(straight, tmp_path):
     assert outcome.code == 5, outcome.output
     assert "goes on waiting" in outcome.output
     assert "faulty.py" in outcome.output.split("ends the process")[1]
-    assert "resuming from step 5" in check_relaunch(straight, tmp_path)
+    assert "resuming from step 5" in runs.check_relaunch(straight, tmp_path)
 
 
 @pytest.fixture
@@ -107,7 +93,7 @@ def test_a_disk_that_fills_up(straight, tmp_path, small_disk):
     assert Path(told[1]).parent == disk / "run/checkpoints", outcome.output
     assert int(told[2].replace(",", "")) > 100_000
     (disk / "filler").unlink()
-    assert "resuming from step 5" in check_relaunch(straight, disk / "run")
+    assert "resuming from step 5" in runs.check_relaunch(straight, disk / "run")
 
 
 @pytest.mark.slow
@@ -166,7 +152,7 @@ def test_a_flipped_bit_is_noticed_by_the_program(straight, tmp_path):
     assert outcome.code == 2
     assert str(file.relative_to(newest)) in outcome.output
     assert "Traceback" not in outcome.output
-    output = check_relaunch(straight, workdir, "--config.checkpoint.fallback=True")
+    output = runs.check_relaunch(straight, workdir, "--config.checkpoint.fallback=True")
     assert "resuming from step 10" in output
     assert "12.damaged" in saved_steps(workdir)
 
@@ -216,7 +202,7 @@ def test_sigterm_in_an_evaluation_does_not_wait_for_its_end(straight, tmp_path):
     assert "SIGTERM: saved step 6 of 12" in outcome.output.splitlines()[-1]
     assert outcome.output.count("evaluating") == 1
     assert not any("evaluation" in line for line in runs.log(tmp_path))
-    assert "resuming from step 6" in check_relaunch(straight, tmp_path)
+    assert "resuming from step 6" in runs.check_relaunch(straight, tmp_path)
 
 
 # --- going on from any step, and elsewhere --------------------------------------------

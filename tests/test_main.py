@@ -99,11 +99,6 @@ def test_help_lists_the_flags():
         assert name in output
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory) -> runs.Straight:
-    return runs.straight(tmp_path_factory)
-
-
 def test_a_run_is_quiet(straight):
     """No line of absl, Orbax, TensorFlow or XLA; each step has its line."""
     for line in straight.output.splitlines():

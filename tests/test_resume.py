@@ -13,11 +13,6 @@ from pixel_bert_jax import lock
 from tests import runs
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory) -> runs.Straight:
-    return runs.straight(tmp_path_factory)
-
-
 def interrupt(
     straight: runs.Straight, workdir: Path, number: int, after: int, delay: float = 0.0
 ) -> runs.Outcome:
@@ -27,19 +22,6 @@ def interrupt(
     time.sleep(delay)
     os.kill(process.popen.pid, number)
     return process.finish()
-
-
-def check_relaunch(straight: runs.Straight, workdir: Path, what: str) -> None:
-    """Runs the same command again and compares everything with the straight run."""
-    outcome = runs.run(*runs.place(workdir, straight.index_dir))
-    assert outcome.code == 0, outcome.output
-    start = next(x for x in outcome.output.splitlines() if x.startswith(STARTS))
-    print(f"{what}: {start.split(' of ')[0]}, {outcome.seconds:.1f} s")
-    assert outcome.digest == straight.digest
-    assert runs.log(workdir) == straight.lines
-
-
-STARTS = ("starting from", "resuming from", "already finished")
 
 
 def test_the_straight_run_logs_every_step(straight):
@@ -55,7 +37,7 @@ def test_kill_and_resume(straight, tmp_path):
     outcome = interrupt(straight, tmp_path, signal.SIGKILL, after=8)
     assert outcome.code == -signal.SIGKILL
     assert "finished" not in outcome.output
-    check_relaunch(straight, tmp_path, "killed after the line of step 8")
+    runs.check_relaunch(straight, tmp_path)
     shown = plugin_event_accumulator.EventAccumulator(
         str(tmp_path / "tensorboard"), size_guidance={"tensors": 0}
     ).Reload()
@@ -85,7 +67,7 @@ def test_kill_after_each_log_line(straight, tmp_path, after):
     # After its last line a run has little left to do.
     allowed = (-signal.SIGKILL, 0) if after == runs.STEPS else (-signal.SIGKILL,)
     assert outcome.code in allowed
-    check_relaunch(straight, tmp_path, f"killed after the line of step {after}")
+    runs.check_relaunch(straight, tmp_path)
 
 
 @pytest.mark.slow
@@ -96,7 +78,7 @@ def test_kill_at_a_random_time(straight, tmp_path, number):
     delay = draw.uniform(0, straight.step_seconds)  # two micro-batches
     outcome = interrupt(straight, tmp_path, signal.SIGKILL, after, delay)
     assert outcome.code == -signal.SIGKILL
-    check_relaunch(straight, tmp_path, f"killed {delay:.3f} s after step {after}")
+    runs.check_relaunch(straight, tmp_path)
 
 
 @pytest.mark.slow
@@ -109,7 +91,7 @@ def test_kill_after_sigterm(straight, tmp_path, delay):
     time.sleep(delay)
     process.popen.kill()
     assert process.finish().code in (-signal.SIGKILL, 143)
-    check_relaunch(straight, tmp_path, f"killed {delay} s after SIGTERM")
+    runs.check_relaunch(straight, tmp_path)
 
 
 @pytest.mark.slow
@@ -121,4 +103,4 @@ def test_sigterm_saves_and_exits_with_its_code(straight, tmp_path):
     step = int(last.split()[3])
     assert 2 <= step < runs.STEPS
     assert (tmp_path / "checkpoints" / "latest" / str(step)).is_dir()
-    check_relaunch(straight, tmp_path, f"SIGTERM, saved step {step}")
+    runs.check_relaunch(straight, tmp_path)

@@ -77,6 +77,9 @@ class WordPiece:
         )
         self._joiner = tokenizers.decoders.WordPiece()
 
+    def __str__(self) -> str:
+        return f"{self.vocab_size} words, {self.fingerprint[:12]}"
+
     def encode(
         self, texts: Iterable[str], max_length: int
     ) -> tuple[list[np.ndarray], int]:
