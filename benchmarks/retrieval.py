@@ -23,11 +23,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from pixel_bert_jax import dry_run, sharding
+from pixel_bert_jax import dry_run
 from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.evaluate import Predictor
 from pixel_bert_jax.evaluators.pair_scores import PairScorer
 from pixel_bert_jax.main import load_config
+from pixel_bert_jax.training import sharding
 
 
 def main() -> int:

@@ -20,8 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from pixel_bert_jax import dry_run, optim, sharding, train_state
+from pixel_bert_jax import dry_run
 from pixel_bert_jax.main import load_config
+from pixel_bert_jax.training import optim, sharding, train_state
 
 
 def main() -> int:

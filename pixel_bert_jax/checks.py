@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pixel_bert_jax import durations
+from pixel_bert_jax.training import durations
 from pixel_bert_jax.types import InputError, nearest
 
 # Fields that say where files lie on a machine, not what is trained.

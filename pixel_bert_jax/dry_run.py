@@ -15,21 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pixel_bert_jax import (
-    objectives,
-    optim,
-    sharding,
-    train_state,
-    train_step,
-    trees,
-)
+from pixel_bert_jax import objectives, trees
 from pixel_bert_jax.data import geometry
 from pixel_bert_jax.data.plan import Corpus, TrainPlan
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.masking import Vocabulary
 from pixel_bert_jax.tasks import TASKS
 from pixel_bert_jax.tasks.base import Task
-from pixel_bert_jax.train_state import TrainState
+from pixel_bert_jax.training import optim, sharding, train_state, train_step
+from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import Batch, InputError
 
 

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jax import Array
 
-from pixel_bert_jax import checkpointing, checks, hosts, metrics, sharding, trees
-from pixel_bert_jax.checkpointing import BEST, FOLDER, LATEST, Checkpoints
+from pixel_bert_jax import checks, metrics, trees
+from pixel_bert_jax.checkpoints import checkpointing
+from pixel_bert_jax.checkpoints.checkpointing import BEST, FOLDER, LATEST, Checkpoints
 from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
@@ -21,7 +22,9 @@ from pixel_bert_jax.evaluators import EVALUATORS
 from pixel_bert_jax.evaluators.base import Evaluator, Settings, to_host
 from pixel_bert_jax.experiment import Experiment, data_root
 from pixel_bert_jax.ops.image import prepare_images
-from pixel_bert_jax.train_state import TrainState
+from pixel_bert_jax.processes import hosts
+from pixel_bert_jax.training import sharding
+from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import Batch, InputError, Params
 
 
@@ -111,7 +114,8 @@ def evaluator(
         oracle,
         objectives=tuple(config["objectives"]),
         plan=f"{plan} blank={config['data']['blank_images']}",
-        folder=workdir,
+        # Of several processes each would have to know what all have.
+        folder=None if hosts.several() else workdir,
     )
     return EVALUATORS[config["task"]["name"]](settings)
 
@@ -256,7 +260,7 @@ def load_model(name: str | Path) -> Pretrained:
     config, step = meta["config"], int(state.step)
     provenance = {
         "step": step,
-        "sha256": checkpointing.digest(state),
+        "sha256": trees.digest(state),
         "seed": config["seed"],
         "command": meta.get("command", ""),
         "figures": metrics.as_json(
@@ -266,7 +270,7 @@ def load_model(name: str | Path) -> Pretrained:
     # Where files lay is of no use elsewhere, and nobody's business.
     places = dict.fromkeys(checks.PLACES, "")
     config = trees.unflatten(trees.flatten(config) | places)
-    variables = jax.tree.map(hosts.whole, state.variables)
+    variables = jax.tree.map(trees.whole, state.variables)
     return Pretrained.of(
         variables, config, experiment.tokenizer, provenance, experiment.answers
     )

@@ -19,17 +19,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pixel_bert_jax import (
-    checks,
-    durations,
-    objectives,
-    optim,
-    sharding,
-    train_state,
-    train_step,
-    trees,
-)
-from pixel_bert_jax.checkpointing import FORMAT
+from pixel_bert_jax import checks, objectives, trees
+from pixel_bert_jax.checkpoints.checkpointing import FORMAT
 from pixel_bert_jax.data import geometry
 from pixel_bert_jax.data.index import Index, build_or_open
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
@@ -44,10 +35,11 @@ from pixel_bert_jax.data.vqa_answers import (
 from pixel_bert_jax.evaluators import EVALUATORS
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.masking import Vocabulary
-from pixel_bert_jax.optim import Optimizer
 from pixel_bert_jax.tasks import TASKS
 from pixel_bert_jax.tasks.base import Task
-from pixel_bert_jax.train_state import TrainState
+from pixel_bert_jax.training import durations, optim, sharding, train_state, train_step
+from pixel_bert_jax.training.optim import Optimizer
+from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError, Params, nearest
 
 DATA_VARIABLE = "PIXEL_BERT_DATA"

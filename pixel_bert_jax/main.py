@@ -88,8 +88,9 @@ def main(argv: list[str]) -> int:
     # Imported here, so that a wrong flag is answered at once.
     import jax
 
-    from pixel_bert_jax import hosts, train
+    from pixel_bert_jax import train
     from pixel_bert_jax.data import images
+    from pixel_bert_jax.processes import hosts
 
     # The environment variable is JAX's own and wins.
     if config["compile_cache"] and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -154,7 +155,7 @@ def join(config: dict, workdir: Path) -> None:
                 "--num_processes and --process_id need --coordinator_address=HOST:PORT"
             )
         return
-    from pixel_bert_jax import hosts
+    from pixel_bert_jax.processes import hosts
 
     group = None
     if where != "auto":
@@ -196,7 +197,7 @@ def evaluate(config: dict, workdir: Path) -> None:
     the workdir.
     """
     from pixel_bert_jax import evaluate as evaluation
-    from pixel_bert_jax import hosts
+    from pixel_bert_jax.processes import hosts
 
     if FIGURE.value and hosts.several():
         raise types.InputError("--figure is drawn by a single process")
@@ -223,7 +224,7 @@ def evaluate(config: dict, workdir: Path) -> None:
 def predict(config: dict, workdir: Path) -> None:
     """Writes the official file of a trained model's predictions."""
     from pixel_bert_jax import evaluate as evaluation
-    from pixel_bert_jax import hosts
+    from pixel_bert_jax.processes import hosts
 
     if not OUTPUT.value:
         raise types.InputError("--mode=predict needs --output=FILE")
@@ -240,7 +241,6 @@ def trained(config: dict, workdir: Path, **options: Any) -> tuple[Any, Any, str]
     It is `init.model` if that is given, else the best (or newest) checkpoint of the
     workdir. What a preset starts from by itself is not meant.
     """
-    from pixel_bert_jax import checkpointing
     from pixel_bert_jax import evaluate as evaluation
 
     options["rebuild_index"] = REBUILD_INDEX.value
@@ -253,7 +253,7 @@ def trained(config: dict, workdir: Path, **options: Any) -> tuple[Any, Any, str]
         where = workdir
         experiment, state, _ = evaluation.from_workdir(config, workdir, **options)
         variables = state.variables
-        step, digest = int(state.step), checkpointing.digest(state)
+        step, digest = int(state.step), trees.digest(state)
     return experiment, variables, f"step {step} of {where}, SHA-256 {digest}"
 
 

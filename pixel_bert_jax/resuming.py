@@ -7,10 +7,12 @@ from pathlib import Path
 
 import jax
 
-from pixel_bert_jax import checkpointing, evaluate, hosts, metrics
+from pixel_bert_jax import evaluate, metrics
+from pixel_bert_jax.checkpoints import checkpointing
 from pixel_bert_jax.convert import starting
 from pixel_bert_jax.experiment import Experiment
-from pixel_bert_jax.train_state import TrainState
+from pixel_bert_jax.processes import hosts
+from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError
 
 BAD_IMAGES = "bad_images.jsonl"

@@ -15,18 +15,21 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pixel_bert_jax import checkpointing, evaluate, hosts, metrics, sharding
-from pixel_bert_jax.checkpoint_store import check_writable
+from pixel_bert_jax import evaluate, metrics, trees
+from pixel_bert_jax.checkpoints import checkpointing
+from pixel_bert_jax.checkpoints.store import check_writable
 from pixel_bert_jax.checks import check_metric
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import Experiment, count_parameters, split_batch
-from pixel_bert_jax.lock import locked
 from pixel_bert_jax.ops.image import prepare_images
+from pixel_bert_jax.processes import hosts
+from pixel_bert_jax.processes.lock import locked
+from pixel_bert_jax.processes.watchdog import Watchdog
 from pixel_bert_jax.resuming import bad_images_file, restore_or_create
-from pixel_bert_jax.train_state import TrainState
-from pixel_bert_jax.train_step import NOT_FINITE
+from pixel_bert_jax.training import sharding
+from pixel_bert_jax.training.train_state import TrainState
+from pixel_bert_jax.training.train_step import NOT_FINITE
 from pixel_bert_jax.types import NonFiniteError
-from pixel_bert_jax.watchdog import Watchdog
 
 SKIPPED = "skipped_in_a_row"  # of `train_step`: updates that were not finite
 # Steps after which the time of the rest is projected, and from which on it is measured:
@@ -106,7 +109,7 @@ def train_and_evaluate(
         late = evaluation_due(first) and metrics.evaluation_at(workdir, first) is None
         late = bool(hosts.agree(late))  # process 0 has the log
         if first >= total and not late:
-            digest = checkpointing.digest(state)
+            digest = trees.digest(state)
             if hosts.first():
                 print(
                     f"already finished: {workdir} is at step {first} of {total}, "
@@ -196,7 +199,7 @@ def train_and_evaluate(
                 record()
                 evaluate_now(step)
         checkpoints.wait()
-        digest = checkpointing.digest(state)  # of all processes together
+        digest = trees.digest(state)  # of all processes together
         writer.say(f"finished step {total}, SHA-256 {digest}")
     return state
 

@@ -6,9 +6,15 @@ rules over those paths drive learning rates, weight decay, freezing, sharding an
 partial loading. The first rule whose pattern matches the *whole* path wins.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from pixel_bert_jax.types import InputError
 
@@ -176,3 +182,29 @@ def _first_match(compiled: Sequence[re.Pattern[str]], path: str) -> int | None:
         if pattern.fullmatch(path):
             return index
     return None
+
+
+def whole(x: Any) -> np.ndarray:
+    """Returns an array that may be spread over processes as a host array on each."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        if not x.is_fully_replicated:
+            return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+        x = x.addressable_data(0)
+    return np.asarray(jax.device_get(x))
+
+
+def digest(state: Any) -> str:
+    """Returns the SHA-256 of a state: the identity of a checkpoint.
+
+    Taken over the leaves sorted by path: path, dtype, shape and little-endian bytes.
+    """
+    total = hashlib.sha256()
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    for name, leaf in sorted((key_path(path), leaf) for path, leaf in leaves):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = whole(leaf)
+        array = array.astype(array.dtype.newbyteorder("<"))
+        total.update(f"{name} {array.dtype.name} {array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()

@@ -11,7 +11,8 @@ import time
 
 from absl import app
 
-from pixel_bert_jax import evaluate, main, manifest
+from pixel_bert_jax import evaluate, main
+from pixel_bert_jax.checkpoints import manifest
 from pixel_bert_jax.data import batches, index, pipeline
 
 HOUR = 3600

@@ -12,8 +12,10 @@ import time
 import jax
 import numpy as np
 
-from pixel_bert_jax import checkpoint_store, hosts
-from pixel_bert_jax.checkpointing import Checkpoints, digest
+from pixel_bert_jax.checkpoints import store as checkpoint_store
+from pixel_bert_jax.checkpoints.checkpointing import Checkpoints
+from pixel_bert_jax.processes import hosts
+from pixel_bert_jax.trees import digest
 from tests import small
 
 META = {"format": 1}

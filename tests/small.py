@@ -9,12 +9,13 @@ import jax
 import numpy as np
 
 from configs import common
-from pixel_bert_jax import optim, sharding, train_state, train_step, trees
+from pixel_bert_jax import trees
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.image import RGB_STD
 from pixel_bert_jax.ops.keys import HOLE
 from pixel_bert_jax.ops.masking import Vocabulary
 from pixel_bert_jax.tasks.pretrain import Pretrain
+from pixel_bert_jax.training import optim, sharding, train_state, train_step
 
 # Halves the time to compile; what is tested runs for milliseconds.
 QUICK = {

@@ -15,10 +15,10 @@ from PIL import Image
 
 from configs import pretrain
 from pixel_bert_jax import resuming, train
-from pixel_bert_jax.checkpointing import Checkpoints
+from pixel_bert_jax.checkpoints.checkpointing import Checkpoints
 from pixel_bert_jax.data.images import ImageError
 from pixel_bert_jax.experiment import Experiment
-from pixel_bert_jax.train_state import TrainState
+from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError
 from tests import runs
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from configs import common, pretrain
-from pixel_bert_jax import dry_run, durations, experiment
+from pixel_bert_jax import dry_run, experiment
 from pixel_bert_jax.data import geometry
 from pixel_bert_jax.data.plan import Corpus, TrainPlan
 from pixel_bert_jax.data.sources import SOURCES
 from pixel_bert_jax.models.resnet import STEMS, ResNet
+from pixel_bert_jax.training import durations
 from pixel_bert_jax.types import InputError
 
 FULL_SIZE = ("", "r50", "x152", "x152_32x4d")

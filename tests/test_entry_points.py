@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixel_bert_jax import checkpointing, evaluate
+from pixel_bert_jax import evaluate, trees
 from pixel_bert_jax.convert.pretrained import from_pretrained
 from tests import runs
 
@@ -48,7 +48,7 @@ def test_export_evaluate_and_train_on(straight, tmp_path):
     record = json.loads((folder / "provenance.json").read_text())
     assert record["seed"] == 0
     held = from_pretrained(folder)
-    assert record["variables_sha256"] == checkpointing.digest(held.variables)
+    assert record["variables_sha256"] == trees.digest(held.variables)
     words = shlex.split(record["command"])
     start = "python -m pixel_bert_jax.main --config=configs/micro.py:micro"
     assert words[:4] == start.split()

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from pixel_bert_jax import train
-from pixel_bert_jax.checkpointing import Checkpoints, digest
+from pixel_bert_jax.checkpoints.checkpointing import Checkpoints
 from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.trees import digest
 from tests import runs
 
 DEVICES = "JAX_NUM_CPU_DEVICES"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pixel_bert_jax.convert.pretrained import from_pretrained
-from pixel_bert_jax.data.sources.scenes_questions import ANSWERS
+from pixel_bert_jax.data.sources.scenes.questions import ANSWERS
 from tests import runs
 
 CORPORA = {

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from pixel_bert_jax import checkpointing, evaluate
+from pixel_bert_jax import evaluate
+from pixel_bert_jax.checkpoints import checkpointing
 from pixel_bert_jax.types import InputError
 from tests import runs
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from pixel_bert_jax import lock
+from pixel_bert_jax.processes import lock
 from tests import runs
 
 

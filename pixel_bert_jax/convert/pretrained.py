@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pixel_bert_jax import trees
-from pixel_bert_jax.checkpointing import digest
 from pixel_bert_jax.convert import card
 from pixel_bert_jax.convert.hub import HUB_ERRORS, fetch
 from pixel_bert_jax.data import geometry, images
@@ -38,6 +37,7 @@ from pixel_bert_jax.data.text import (
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary, read_vocabulary
 from pixel_bert_jax.models.pixel_bert import PixelBert
 from pixel_bert_jax.ops import image
+from pixel_bert_jax.trees import digest
 from pixel_bert_jax.types import InputError, Params
 
 WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"

@@ -181,7 +181,7 @@ def load_answers(name: str, root: Path | None) -> AnswerVocabulary:
       InputError: see `read_vocabulary`.
     """
     if name == "scenes":
-        from pixel_bert_jax.data.sources.scenes_questions import ANSWERS
+        from pixel_bert_jax.data.sources.scenes.questions import ANSWERS
 
         return AnswerVocabulary(ANSWERS)
     return read_vocabulary((root or Path()) / Path(name).expanduser())

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from pixel_bert_jax import hosts
+from pixel_bert_jax import trees
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.data.text import WordPiece
@@ -113,4 +113,4 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, flo
 
 def to_host(tree: Any) -> Any:
     """Copies device arrays to numpy, whole ones on every process."""
-    return jax.tree.map(hosts.whole, tree)
+    return jax.tree.map(trees.whole, tree)

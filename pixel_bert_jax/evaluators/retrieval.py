@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pixel_bert_jax import checkpointing, hosts
+from pixel_bert_jax import trees
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.evaluators import recall
 from pixel_bert_jax.evaluators.base import Predict, Settings
@@ -145,10 +145,9 @@ class RetrievalEvaluator:
     ) -> np.ndarray:
         """Returns all scores; goes on where an earlier call was stopped."""
         folder = None
-        # Of several processes each would have to know what all have.
-        if self.settings.folder is not None and not hosts.several():
+        if self.settings.folder is not None:
             parts = (
-                checkpointing.digest(variables),
+                trees.digest(variables),
                 gallery.index.fingerprint,
                 self.settings.plan,
             )

@@ -20,10 +20,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from configs import pretrain  # noqa: E402
-from pixel_bert_jax import train_step, trees  # noqa: E402
+from pixel_bert_jax import trees  # noqa: E402
 from pixel_bert_jax.models.front_ends import sample_pixels  # noqa: E402
 from pixel_bert_jax.objectives.mlm import masked_word_logits  # noqa: E402
 from pixel_bert_jax.ops import keys as example_keys  # noqa: E402
+from pixel_bert_jax.training import train_step  # noqa: E402
 from tests import small  # noqa: E402
 from tests.convert import torch_pixel_bert  # noqa: E402
 from tests.float64_gradients import as_type  # noqa: E402

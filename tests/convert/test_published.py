@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from configs import pretrain
-from pixel_bert_jax import checkpointing, evaluate
+from pixel_bert_jax import evaluate, trees
 from pixel_bert_jax.convert.pretrained import from_pretrained
 
 NAME = "scenes_tiny_long"
@@ -18,7 +18,7 @@ def folder(repository):
 def test_it_is_whole_and_small(folder):
     exported = from_pretrained(folder)
     record = exported.provenance
-    assert checkpointing.digest(exported.variables) == record["variables_sha256"]
+    assert trees.digest(exported.variables) == record["variables_sha256"]
     assert record["command"].endswith("--config=configs/pretrain.py:tiny_long")
     assert exported.config["preset"] == "tiny_long"
     assert sum(f.stat().st_size for f in folder.iterdir()) < 12e6

@@ -16,12 +16,12 @@ from pixel_bert_jax.data.sources import (
     karpathy,
     nlvr2,
     scenes,
-    scenes_tasks,
     visual_genome,
     visual_genome_questions,
     vqa,
 )
 from pixel_bert_jax.data.sources.base import Source
+from pixel_bert_jax.data.sources.scenes import tasks as scenes_tasks
 
 # Name in `config.data.corpora` -> build(config of the corpus, split, root) -> Source.
 SOURCES: dict[str, Callable[[Mapping[str, Any], str, Path | None], Source]] = {

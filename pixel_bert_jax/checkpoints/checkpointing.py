@@ -1,0 +1,244 @@
+"""Checkpoints: the newest for resuming, the best for using, each complete in itself.
+
+Two Orbax managers keep them apart, since one manager with a metric deletes the newest
+step as soon as its metric is worse. A checkpoint holds the state, a `meta` record
+(resolved config, plan fingerprint, tokenizer, format version) and a manifest of its
+files, which is compared before anything is restored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from pixel_bert_jax import trees
+from pixel_bert_jax.checkpoints.store import BEST, LATEST, Store, check_writable
+from pixel_bert_jax.checks import check_metric
+from pixel_bert_jax.processes import hosts
+from pixel_bert_jax.training.train_state import TrainState
+from pixel_bert_jax.types import InputError
+
+FORMAT = 1
+FOLDER = "checkpoints"  # in the workdir
+
+# Fields that a relaunch may change; everything else must be as it was.
+MAY_CHANGE = (
+    "checkpoint",
+    "compile_cache",
+    "dry_run",
+    "eval",
+    "log",
+    "mesh",
+    "sharding",
+    "sharding_tolerance",
+    "total",
+    "watchdog",
+    "data/root",
+    "data/index_dir",
+    "data/workers",
+    "data/prefetch",
+    "data/size_shares",
+)
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        keep: int,
+        metric: str = "",
+        mode: str = "max",
+        read_only: bool = False,
+        fallback: bool = False,
+    ):
+        """Opens `workdir`/checkpoints, making it if needed.
+
+        Args:
+          workdir: of the run; resolved to an absolute path.
+          keep: how many of the newest checkpoints stay.
+          metric: name of the evaluation figure that decides what is best, or "".
+          mode: "max" or "min" of that figure.
+          read_only: change nothing there: a run may be writing at this moment.
+          fallback: take an older checkpoint where the newest is damaged.
+
+        Raises:
+          InputError: the folder cannot be written to.
+        """
+        root = Path(workdir).expanduser().resolve() / FOLDER
+        self.metric = metric
+        self.sign = {"max": 1.0, "min": -1.0}[mode]
+        if not read_only:
+            check_writable(root)
+        self.latest = Store(root / LATEST, keep, read_only, fallback)
+        self.best = Store(root / BEST, 1, read_only, fallback)
+
+    def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
+        """Starts writing the newest checkpoint in the background, unless it is there.
+
+        Raises:
+          OSError: too little space is left, or an earlier write failed.
+        """
+        self.latest.save(state, meta)
+
+    def save_if_best(
+        self, state: TrainState, meta: Mapping[str, Any], figures: Mapping[str, float]
+    ) -> bool:
+        """Saves the state as best if its figure beats the best one so far.
+
+        Raises:
+          InputError: `checkpoint.best_metric` is not among the figures.
+        """
+        if not self.metric:
+            return False
+        check_metric(self.metric, list(figures))
+        value = figures[self.metric]
+        step = self.best.newest_step()
+        if step is not None:
+            old = self.read_meta(BEST)["figures"][self.metric]
+            better = hosts.agree(self.sign * value > self.sign * old)
+            # A step that is retaken after a crash was saved before.
+            if not better or step == int(state.step):
+                return False
+        self.best.save(state, {**meta, "figures": dict(figures)})
+        return True
+
+    def newest_step(self, which: str = LATEST) -> int | None:
+        """Returns the step of the newest complete checkpoint, or None.
+
+        Raises:
+          InputError: it is damaged; names the files and an older one that is whole.
+        """
+        return self._of(which).newest_step()
+
+    def read_meta(self, which: str = LATEST) -> dict[str, Any]:
+        """Returns the `meta` record of the newest checkpoint.
+
+        Raises:
+          InputError: another version of this program wrote it, in another format, or
+            it is damaged.
+        """
+        store = self._of(which)
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        meta = dict(store.manager.restore(store.newest_step(), args=args)["meta"])
+        if meta.get("format") != FORMAT:
+            raise InputError(
+                f"the checkpoint in {store.folder} has the format "
+                f"{meta.get('format')}, this version reads {FORMAT}"
+            )
+        return meta
+
+    def restore(self, target: TrainState, which: str = LATEST) -> TrainState:
+        """Reads the newest checkpoint onto the devices that `target` names.
+
+        Raises:
+          InputError: the checkpoint holds another architecture; names the first paths
+            with both shapes. Or it is damaged.
+        """
+        store = self._of(which)
+        step = store.newest_step()
+        stored = store.manager.item_metadata(step)["state"]
+        _check_shapes(stored, target, step)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return store.manager.restore(step, args=args)["state"]
+
+    def check(self) -> None:
+        """Raises the error of a background write that has failed; does not wait."""
+        self.latest.check()
+        self.best.check()
+
+    def wait(self) -> None:
+        """Waits for background writes and raises their errors."""
+        self.latest.manager.wait_until_finished()
+        self.best.manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases both managers."""
+        self.latest.manager.close()
+        self.best.manager.close()
+
+    def _of(self, which: str) -> Store:
+        return {LATEST: self.latest, BEST: self.best}[which]
+
+
+def options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what `Checkpoints` wants of a run's config."""
+    fields = config["checkpoint"]
+    return {
+        "keep": fields["keep"],
+        "metric": fields["best_metric"],
+        "mode": fields["best_mode"],
+        "fallback": fields["fallback"],
+    }
+
+
+def _check_shapes(stored: Any, target: TrainState, step: int) -> None:
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {
+            trees.key_path(path): _stored_shape(leaf)
+            for path, leaf in leaves
+            if getattr(leaf, "shape", None) is not None
+        }
+
+    have, want = shapes(stored), shapes(target)
+    wrong = [
+        f"{path}: stored {have.get(path, 'nothing')}, "
+        f"wanted {want.get(path, 'nothing')}"
+        for path in sorted(have.keys() | want.keys())
+        if have.get(path) != want.get(path)
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:5])
+        raise InputError(
+            f"the checkpoint of step {step} is of another architecture: {len(wrong)} "
+            f"leaves differ: {shown}"
+        )
+
+
+def _stored_shape(leaf: Any) -> tuple[int, ...]:
+    """Returns the shape that a leaf has on disk, where a key is its raw bits."""
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return tuple(leaf.shape)
+
+
+def check_same_config(
+    old: Mapping[str, Any], new: Mapping[str, Any], where: str
+) -> None:
+    """Refuses to go on with another config than the checkpoint's.
+
+    Args:
+      old: config of the checkpoint.
+      new: config of this launch.
+      where: names the checkpoint in the message.
+
+    Raises:
+      InputError: lists every difference outside of MAY_CHANGE.
+    """
+    before, after = (trees.flatten(_plain(c)) for c in (old, new))
+    lines = [
+        f"  {path.replace('/', '.')}: {before.get(path)!r} -> {after.get(path)!r}"
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path)
+        and not any(path == p or path.startswith(p + "/") for p in MAY_CHANGE)
+    ]
+    if lines:
+        raise InputError(
+            f"{where} was made with another config:\n" + "\n".join(lines) + "\n"
+            "Give the old values, or another --workdir."
+        )
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns tuples into lists, as JSON does, so that configs compare."""
+    return json.loads(json.dumps(config))

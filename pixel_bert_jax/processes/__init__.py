@@ -1,0 +1,1 @@
+"""Runs of several processes, and processes that hang or share a workdir."""

@@ -1,0 +1,328 @@
+"""Several processes that train as one: who is there, and do all mean the same?
+
+JAX's own start-up ends every process without a word of who is missing. So they first
+meet here: process 0 listens beside the coordinator's port, each says who it is and what
+it would do, and all hear what is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from pixel_bert_jax.processes.alarm import Alarm, receive, send
+from pixel_bert_jax.types import HostError, InputError
+
+PACKAGES = ("pixel-bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+SHOWN = 5
+RETRY = 0.2  # seconds between attempts to reach process 0
+_alarm: Alarm | None = None  # of this process, once it has met the others
+CONNECTING = 30.0  # seconds to connect those whom JAX has brought together
+PATIENCE = 5.0  # seconds that whoever connects has to say who it is
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The processes of a run, as flags name them.
+
+    Attributes:
+      coordinator: "host:port" of process 0; the port above it has to be free as well.
+      processes: their number.
+      process: which one this is, from 0.
+      timeout: seconds to wait for the others.
+    """
+
+    coordinator: str
+    processes: int
+    process: int
+    timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+          InputError: they do not fit together.
+        """
+        host, colon, port = self.coordinator.rpartition(":")
+        if not (host and colon and port.isdecimal() and 0 < int(port) < 65535):
+            raise InputError(
+                f"--coordinator_address is {self.coordinator!r}, expected HOST:PORT"
+            )
+        if not 0 <= self.process < self.processes:
+            raise InputError(
+                f"--process_id is {self.process}, expected 0 to num_processes - 1 = "
+                f"{self.processes - 1}"
+            )
+
+    @property
+    def meeting(self) -> tuple[str, int]:
+        """Where process 0 listens."""
+        host, _, port = self.coordinator.rpartition(":")
+        return host, int(port) + 1
+
+
+def start(group: Group | None, launch: Mapping[str, Any]) -> None:
+    """Joins the processes of a run; must come before any device is touched.
+
+    Args:
+      group: None for what JAX finds out by itself on TPU pods and under SLURM; then
+        nobody says who does not come.
+      launch: the config and what else has to be the same everywhere, nested.
+
+    Raises:
+      HostError: a process did not come, or was launched otherwise, or has other
+        packages.
+    """
+    global _alarm
+    facts = {**launch, "packages": versions()}
+    if group is None:
+        jax.distributed.initialize()
+        compare(facts)
+        if several():
+            _alarm = _meet_again()
+        return
+    _alarm = meet(group, facts | {"processes": group.processes})
+    jax.distributed.initialize(
+        group.coordinator,
+        group.processes,
+        group.process,
+        initialization_timeout=max(int(group.timeout), 1),
+    )
+
+
+def _meet_again() -> Alarm | None:
+    """Lets processes that JAX brought together connect themselves as well."""
+    with socket.socket() as server:
+        server.bind(("", 0))
+        said = _everyone(
+            {"host": socket.gethostname(), "port": server.getsockname()[1]}
+        )
+    first = said[0]  # the port is free again
+    group = Group(
+        f"{first['host']}:{first['port'] - 1}",
+        jax.process_count(),
+        jax.process_index(),
+        CONNECTING,
+    )
+    try:
+        return meet(group, {})
+    except HostError as error:
+        say(f"warning: the end of a process will be noticed by JAX alone: {error}")
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of what decides a step's numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def meet(group: Group, facts: Mapping[str, Any]) -> Alarm:
+    """Waits for all processes and compares what they say.
+
+    Args:
+      group: who is expected.
+      facts: nested plain values that must be equal everywhere.
+
+    Returns:
+      What ends all processes when one of them ends.
+
+    Raises:
+      HostError: on every process that came, with the same text.
+    """
+    own = {
+        "process": group.process,
+        "host": socket.gethostname(),
+        "facts": json.loads(json.dumps(facts)),
+    }
+    with contextlib.ExitStack() as stack:
+        if group.process == 0:
+            verdict, others = _listen(group, own, stack)
+        else:
+            verdict, others = _report(group, own, stack)
+        if verdict:
+            raise HostError(verdict)
+        stack.pop_all()  # the connections stay open
+    return Alarm(_name(own), others, group.process == 0)
+
+
+def _listen(
+    group: Group, own: dict[str, Any], stack: contextlib.ExitStack
+) -> tuple[str, dict[str, socket.socket]]:
+    """Collects what all say and tells everyone the verdict; "" if all is well."""
+    came = {0: own}
+    connections = []
+    deadline = time.monotonic() + group.timeout
+    verdict = ""
+    try:
+        server = socket.create_server(("", group.meeting[1]))
+    except OSError as error:
+        raise HostError(
+            f"process 0 cannot listen at port {group.meeting[1]}, the one above "
+            f"--coordinator_address: {error}"
+        ) from error
+    with server:
+        while len(came) < group.processes and not verdict:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            server.settimeout(left)
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                break
+            stack.callback(connection.close)
+            connection.settimeout(min(left, PATIENCE))
+            try:
+                said = receive(connection)
+                number, host = int(said["process"]), str(said["host"])
+                _ = said["facts"].items()
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                connection.close()  # of a stranger
+                continue
+            connections.append((said, connection))
+            if number in came or not 0 < number < group.processes:
+                first = came.get(number, {"host": "not expected"})["host"]
+                verdict = (
+                    f"two processes say that they are number {number} of "
+                    f"{group.processes}: {first} and {host}"
+                )
+            came.setdefault(number, said)
+    verdict = verdict or _verdict(group, came)
+    for _, connection in connections:
+        with contextlib.suppress(OSError):
+            send(connection, verdict)
+    return verdict, {_name(said): connection for said, connection in connections}
+
+
+def _report(
+    group: Group, own: dict[str, Any], stack: contextlib.ExitStack
+) -> tuple[str, dict[str, socket.socket]]:
+    """Tells process 0 what this one would do and returns the verdict."""
+    deadline = time.monotonic() + group.timeout
+    host, port = group.meeting
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            verdict = (
+                f"process 0 did not answer at {host}:{port} within "
+                f"{group.timeout:.0f} s; process {group.process} was there"
+            )
+            return verdict, {}
+        try:
+            connection = socket.create_connection((host, port), timeout=left)
+            stack.callback(connection.close)
+            send(connection, own)
+            # Process 0 may wait for others, as long as this one may.
+            connection.settimeout(group.timeout + 5)
+            return str(receive(connection)), {f"process 0 ({host})": connection}
+        except (OSError, ValueError):
+            time.sleep(RETRY)
+
+
+def _name(said: Mapping[str, Any]) -> str:
+    return f"process {said['process']} ({said['host']})"
+
+
+def _verdict(group: Group, came: Mapping[int, Mapping[str, Any]]) -> str:
+    there = ", ".join(f"{n} ({came[n]['host']})" for n in sorted(came))
+    missing = [str(n) for n in range(group.processes) if n not in came]
+    if missing:
+        return (
+            f"process {', '.join(missing)} of {group.processes} did not come within "
+            f"{group.timeout:.0f} s; there are {there}"
+        )
+    return _differences(came)
+
+
+def _differences(came: Mapping[int, Mapping[str, Any]]) -> str:
+    """Says in which facts a process is not like process 0; "" if in none."""
+    lines = []
+    first = _flat(came[0]["facts"])
+    for n in sorted(came):
+        other = _flat(came[n]["facts"])
+        paths = sorted(p for p in first.keys() | other if first.get(p) != other.get(p))
+        lines += [
+            f"process {n} ({came[n]['host']}) has {path} = {other.get(path)!r}, "
+            f"process 0 ({came[0]['host']}) has {first.get(path)!r}"
+            for path in paths[:SHOWN]
+        ]
+    return "; ".join(lines)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {path: value}
+    out: dict[str, Any] = {}
+    for name, item in value.items():
+        out |= _flat(item, f"{path}.{name}" if path else str(name))
+    return out
+
+
+def compare(facts: Mapping[str, Any]) -> None:
+    """Compares what all processes have to say once they have joined.
+
+    Args:
+      facts: nested plain values that must be equal everywhere.
+
+    Raises:
+      HostError: on every process, with the same text, which names who differs in what.
+    """
+    if not several():
+        return
+    said = _everyone({"host": socket.gethostname(), "facts": facts})
+    if verdict := _differences(dict(enumerate(said))):
+        raise HostError(verdict)
+
+
+def _everyone(own: Any) -> list[Any]:
+    """Returns a plain value of every process, in order of their numbers."""
+    text = json.dumps(own, default=str).encode()
+    longest = np.max(multihost_utils.process_allgather(np.int32(len(text))))
+    sent = np.zeros(longest, np.uint8)
+    sent[: len(text)] = np.frombuffer(text, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(sent))
+    return [json.loads(row.tobytes().rstrip(b"\0")) for row in rows]
+
+
+def leave(code: int, text: str = "") -> int:
+    """Tells the other processes that this one ends; see `Alarm.leave`."""
+    return code if _alarm is None else _alarm.leave(code, text)
+
+
+def several() -> bool:
+    """Returns whether this process is one of several."""
+    return jax.process_count() > 1
+
+
+def first() -> bool:
+    """Returns whether this process is the one that writes and speaks."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints a line for the user, once for all processes."""
+    if first():
+        print(text, file=sys.stderr, flush=True)
+
+
+def agree(value: int) -> int:
+    """Returns what process 0 has, on every process."""
+    if not several():
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
