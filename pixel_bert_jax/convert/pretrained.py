@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pixel_bert_jax import trees
+from pixel_bert_jax.config import resolve
 from pixel_bert_jax.convert import card
 from pixel_bert_jax.convert.hub import HUB_ERRORS, fetch
 from pixel_bert_jax.data import geometry, images
@@ -86,7 +87,7 @@ class Pretrained:
         answers: AnswerVocabulary | None = None,
     ) -> Pretrained:
         """Makes the module that a config describes."""
-        model = PixelBert(config["model"], tokenizer.vocab_size)
+        model = PixelBert(resolve(config).model, tokenizer.vocab_size)
         return cls(model, variables, tokenizer, dict(config), dict(provenance), answers)
 
     def inputs(
@@ -106,8 +107,8 @@ class Pretrained:
           InputError: other numbers of photos and texts, or a text that is too long.
           ImageError: a photo cannot be decoded; see `data/images.py`.
         """
-        data = self.config["data"]
-        length = data["max_text_length"]
+        data = resolve(self.config).data
+        length = data.max_text_length
         if len(photos) != len(texts) or not texts:
             raise InputError(
                 f"expected as many texts as photos and at least one, received "
@@ -125,15 +126,15 @@ class Pretrained:
             ids[n, 0, : len(row)], mask[n, 0, : len(row)] = row, True
         pixels = [images.decode(photo) for photo in photos]
         sizes = np.array([[p.shape[:2] for p in pixels]])  # [1, n, 2]
-        sides = data["source_canvases"]
+        sides = data.source_canvases
         side = sides[int(geometry.choose_source(sizes, sides)[0])]
         source = np.zeros((len(pixels), 1, side, side, 3), np.uint8)
         for n, one in enumerate(pixels):
             images.lay(one, source[n, 0])
-        short, long = data["short_side"], data["long_side"]
+        short, long = data.short_side, data.long_side
         targets = geometry.target_sizes(sizes, short, long)
         # A square holds wide and tall photos together.
-        canvases = [geometry.parse_canvas(c) for c in data["canvases"]]
+        canvases = [geometry.parse_canvas(c) for c in data.canvases]
         canvases.append((long, long))
         canvas = canvases[int(geometry.choose_canvas(targets, canvases)[0])]
         batch = {

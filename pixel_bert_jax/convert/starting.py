@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pixel_bert_jax import trees
+from pixel_bert_jax.config import Init, Model, resolve
 from pixel_bert_jax.convert import bert, resnet
 from pixel_bert_jax.convert.hub import fetch
 from pixel_bert_jax.convert.pretrained import Pretrained, check_fits
@@ -40,11 +41,6 @@ ARCHITECTURE = (
     *("backbone", "front_end", "features", "layers", "heads", "hidden"),
     "max_positions",
 )
-# What a new score of retrieval starts from, as UNITER's does: path -> path there.
-SCORE_FROM = {
-    f"params/heads/retrieval/score/{name}": f"params/heads/itm/classifier/{name}"
-    for name in ("kernel", "bias")
-}
 RESNET_FIXED = {"hidden_act": "relu", "downsample_in_bottleneck": False}
 PARAMS = "params" + trees.SEPARATOR
 # Weights -> what is fetched with them, of a model that is split over files too.
@@ -55,8 +51,8 @@ WANTED = {
 
 
 def load(
-    init: Mapping[str, str],
-    model: Mapping[str, Any],
+    init: Init,
+    model: Model,
     shapes: Mapping[str, Any],
     vocabulary: Sequence[str],
 ) -> tuple[dict[str, np.ndarray], dict[str, Report]]:
@@ -78,8 +74,8 @@ def load(
     flat = {path: tuple(leaf.shape) for path, leaf in trees.flatten(shapes).items()}
     arrays: dict[str, np.ndarray] = {}
     reports = {}
-    if init["text"]:
-        path = fetch(init["text"], WANTED)
+    if init.text:
+        path = fetch(init.text, WANTED)
         _check_config(path, BERT_FIXED, BERT_FIELDS, model)
         _check_vocabulary(path, vocabulary)
         target = {
@@ -88,37 +84,44 @@ def load(
             if re.fullmatch(PARAMS + bert.PARTS, name)
         }
         found, reports["text"] = bert.import_bert(
-            open_weights(path), target, f"init.text = {init['text']}"
+            open_weights(path), target, f"init.text = {init.text}"
         )
         arrays |= {PARAMS + name: array for name, array in found.items()}
-    if init["cnn"]:
+    if init.cnn:
         target = {n: s for n, s in flat.items() if re.fullmatch(resnet.PARTS, n)}
-        path = fetch(init["cnn"], WANTED)
+        path = fetch(init.cnn, WANTED)
         _check_config(path, RESNET_FIXED)
         found, reports["cnn"] = resnet.import_resnet(
             open_weights(path),
             target,
-            f"init.cnn = {init['cnn']}",
-            groups=model["backbone"]["groups"],
-            norm=model["norm"],
+            f"init.cnn = {init.cnn}",
+            groups=model.backbone["groups"],
+            norm=model.norm,
         )
         arrays |= found
     return arrays, reports
 
 
 def adopt(
-    found: Pretrained, model: Mapping[str, Any], shapes: Params, where: str
+    found: Pretrained,
+    model: Model,
+    shapes: Params,
+    where: str,
+    *,
+    inherits: Mapping[str, tuple[str, Callable[[Any], Any]]],
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Takes over a trained model, perhaps for another task.
 
     All but the heads has to fit. A head that both have is taken over; one that only
-    the new task has starts anew, but for retrieval's score: see `SCORE_FROM`.
+    the new task has starts anew, but for what it inherits from another head.
 
     Args:
       found: the trained model.
       model: config.model of the run.
       shapes: {"params", "batch_stats"}, nested shapes of the run's model.
       where: names the trained model in messages.
+      inherits: path -> (path of the trained model, function of that array), for
+        parameters of heads that the trained model does not have.
 
     Returns:
       {path: array} and what became of everything.
@@ -126,7 +129,7 @@ def adopt(
     Raises:
       InputError: another architecture; lists the differences.
     """
-    there, here = _architecture(found.config["model"]), _architecture(model)
+    there, here = (_architecture(m) for m in (resolve(found.config).model, model))
     differences = [
         f"model.{path.replace(trees.SEPARATOR, '.')} is {there.get(path)}, wanted "
         f"{here.get(path)}"
@@ -141,10 +144,9 @@ def adopt(
     target = {path: x for path, x in want.items() if _head_of(path) in heads}
     check_fits(trees.unflatten(taken), trees.unflatten(target), where)
     loaded = {path: path for path in target}
-    if "retrieval" in {_head_of(path) for path in want} - heads:
-        for path, source in SCORE_FROM.items():
-            if source in have:  # class 1 of two: the pair matches
-                taken[path], loaded[path] = have[source][..., 1:], source
+    for path, (source, function) in inherits.items():
+        if path in want and path not in loaded and source in have:
+            taken[path], loaded[path] = function(have[source]), source
     report = Report(
         loaded=loaded,
         reshaped=[],
@@ -154,9 +156,11 @@ def adopt(
     return taken, report
 
 
-def _architecture(model: Mapping[str, Any]) -> dict[str, Any]:
+def _architecture(model: Model) -> dict[str, Any]:
     """Returns what config.model says of shapes and operations, {path: plain value}."""
-    fields = json.loads(json.dumps({name: model[name] for name in ARCHITECTURE}))
+    fields = {
+        name: value for name, value in model.to_dict().items() if name in ARCHITECTURE
+    }
     fields["backbone"].pop("frozen_stages")  # how much is trained is another matter
     return trees.flatten(fields)
 
@@ -171,7 +175,7 @@ def _check_config(
     path: Path,
     fixed: Mapping[str, Any],
     fields: Mapping[str, str] | None = None,
-    model: Mapping[str, Any] | None = None,
+    model: Model | None = None,
 ) -> None:
     """Compares what no shape tells, above all the number of heads.
 
@@ -194,9 +198,9 @@ def _check_config(
     except (ValueError, TypeError) as error:
         raise InputError(f"{file} is damaged: {error}") from error
     wrong = [
-        f"{there} is {config[there]}, model.{here} is {model[here]}"
+        f"{there} is {config[there]}, model.{here} is {getattr(model, here)}"
         for there, here in (fields or {}).items()
-        if there in config and config[there] != model[here]
+        if there in config and config[there] != getattr(model, here)
     ]
     wrong += [
         f"{there} is {config[there]!r}, only {value!r} is built"

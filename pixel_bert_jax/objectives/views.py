@@ -15,15 +15,14 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from pixel_bert_jax.data.fields import EVALUATION_FIELDS, FIELDS
 from pixel_bert_jax.ops import keys as example_keys
 from pixel_bert_jax.ops.masking import MaskedText, Vocabulary, mask_tokens
 from pixel_bert_jax.ops.swap import partners
 from pixel_bert_jax.types import Batch
 
+KNOWN = {**FIELDS, **EVALUATION_FIELDS}  # of a batch; all else are targets
 SWAP_PROBABILITY = 0.5  # equal numbers of matched and mismatched pairs (section 3.5)
-
-
-TARGETS = ("answer_scores", "label")  # of `data/targets.py`
 
 
 class ViewSettings(NamedTuple):
@@ -62,7 +61,7 @@ class View:
     mask: Array  # [G, K] bool, False for empty slots
     unpaired: Array  # [G, K] bool, selected for a swap that found no partner
     masked: MaskedText | None  # leaves [G, K, m]
-    # What a task is to learn of the texts, of TARGETS that the batch has; [G, K, ...].
+    # What is learned of the texts, by key of the batch (`data/targets.py`); [G, K, ...].
     targets: dict[str, Array] = struct.field(default_factory=dict)
 
 
@@ -78,7 +77,7 @@ def clean(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View
         mask=mask,
         unpaired=jnp.zeros_like(mask),
         masked=None,
-        targets={name: batch[name] for name in TARGETS if name in batch},
+        targets={name: x for name, x in batch.items() if name not in KNOWN},
     )
 
 

@@ -1,0 +1,43 @@
+"""A run's config: one schema, one reader, one language for changes.
+
+Light on purpose: neither JAX nor TensorFlow is imported, so that a wrong value is
+answered at once.
+"""
+
+from pixel_bert_jax.config.resolve import (
+    check_metric,
+    defaults,
+    flat,
+    places,
+    replace,
+    resolve,
+    resolve_section,
+    upgrade,
+)
+from pixel_bert_jax.config.schema import (
+    Checkpoint,
+    Config,
+    Eval,
+    Init,
+    Model,
+    Optim,
+    OptimGroup,
+)
+
+__all__ = [
+    "Checkpoint",
+    "Config",
+    "Eval",
+    "Init",
+    "Model",
+    "Optim",
+    "OptimGroup",
+    "check_metric",
+    "defaults",
+    "flat",
+    "places",
+    "replace",
+    "resolve",
+    "resolve_section",
+    "upgrade",
+]
