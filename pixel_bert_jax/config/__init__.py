@@ -1,0 +1,27 @@
+"""A run's config: one schema, one reader, one language for changes.
+
+Light on purpose: neither JAX nor TensorFlow is imported, so that a wrong value is
+answered at once.
+"""
+
+from pixel_bert_jax.config.resolve import (
+    check_metric,
+    defaults,
+    flat,
+    places,
+    replace,
+    resolve,
+    upgrade,
+)
+from pixel_bert_jax.config.schema import Config
+
+__all__ = [
+    "Config",
+    "check_metric",
+    "defaults",
+    "flat",
+    "places",
+    "replace",
+    "resolve",
+    "upgrade",
+]
