@@ -7,13 +7,12 @@ answered at once.
 from pixel_bert_jax.config.resolve import (
     check_metric,
     defaults,
-    flat,
     places,
     replace,
     resolve,
     upgrade,
 )
-from pixel_bert_jax.config.schema import Config
+from pixel_bert_jax.config.schema import Config, flat
 
 __all__ = [
     "Config",
