@@ -4,6 +4,8 @@ Light on purpose: neither JAX nor TensorFlow is imported, so that a wrong value 
 answered at once.
 """
 
+from pixel_bert_jax.config.command_line import Launch, load, parse_program
+from pixel_bert_jax.config.config_file import choose
 from pixel_bert_jax.config.resolve import (
     check_metric,
     defaults,
@@ -16,9 +18,13 @@ from pixel_bert_jax.config.schema import Config, flat
 
 __all__ = [
     "Config",
+    "Launch",
     "check_metric",
+    "choose",
     "defaults",
     "flat",
+    "load",
+    "parse_program",
     "places",
     "replace",
     "resolve",
