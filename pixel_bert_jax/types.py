@@ -61,7 +61,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def refuse_to_run(module: str) -> NoReturn:
-    """Ends `python -m pixel_bert_jax.MODULE` of a module that is no program.
+    """Ends `python -m` of a module that is no program, with exit code 2.
 
     Without it, such a command would do nothing and report success.
 

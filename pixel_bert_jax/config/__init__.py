@@ -12,13 +12,29 @@ from pixel_bert_jax.config.resolve import (
     places,
     replace,
     resolve,
+    resolve_section,
     upgrade,
 )
-from pixel_bert_jax.config.schema import Config, flat
+from pixel_bert_jax.config.schema import (
+    Checkpoint,
+    Config,
+    Eval,
+    Init,
+    Model,
+    Optim,
+    OptimGroup,
+    flat,
+)
 
 __all__ = [
+    "Checkpoint",
     "Config",
+    "Eval",
+    "Init",
     "Launch",
+    "Model",
+    "Optim",
+    "OptimGroup",
     "check_metric",
     "choose",
     "defaults",
@@ -28,5 +44,6 @@ __all__ = [
     "places",
     "replace",
     "resolve",
+    "resolve_section",
     "upgrade",
 ]

@@ -38,6 +38,24 @@ def resolve(values: Config | Mapping[str, Any] | ml_collections.ConfigDict) -> C
     return config
 
 
+def resolve_section(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """Checks the values of one section of the schema.
+
+    Args:
+      kind: dataclass of the section.
+      values: its fields by name; missing ones take their defaults.
+      where: names the section in messages.
+
+    Raises:
+      InputError: lists every unknown field and every value that cannot be used.
+    """
+    reader = Reader()
+    section = reader.read(kind, _plain(values), where)
+    if reader.faults:
+        raise InputError("; ".join(reader.faults.values()))
+    return section
+
+
 def upgrade(values: Any) -> Any:
     """Returns a stored config of an earlier version in the form of this one.
 
