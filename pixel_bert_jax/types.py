@@ -22,7 +22,7 @@ EXIT_LOST = 7
 EXIT_PREEMPTED = 143
 
 Params = dict[str, Any]  # nested dict of arrays
-Batch = dict[str, Any]  # see `data/fields.py` for names and shapes
+Batch = dict[str, Any]  # see `data/batches.py` for keys and shapes
 Sums = dict[str, tuple[Any, Any]]  # name -> (total, count); merged by addition
 
 
@@ -61,7 +61,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def refuse_to_run(module: str) -> NoReturn:
-    """Ends `python -m pixel_bert_jax.MODULE` of a module that is no program.
+    """Ends `python -m` of a module that is no program, with exit code 2.
 
     Without it, such a command would do nothing and report success.
 

@@ -4,10 +4,11 @@ Light on purpose: neither JAX nor TensorFlow is imported, so that a wrong value 
 answered at once.
 """
 
+from pixel_bert_jax.config.command_line import Launch, load, parse_program
+from pixel_bert_jax.config.config_file import choose
 from pixel_bert_jax.config.resolve import (
     check_metric,
     defaults,
-    flat,
     places,
     replace,
     resolve,
@@ -22,6 +23,7 @@ from pixel_bert_jax.config.schema import (
     Model,
     Optim,
     OptimGroup,
+    flat,
 )
 
 __all__ = [
@@ -29,12 +31,16 @@ __all__ = [
     "Config",
     "Eval",
     "Init",
+    "Launch",
     "Model",
     "Optim",
     "OptimGroup",
     "check_metric",
+    "choose",
     "defaults",
     "flat",
+    "load",
+    "parse_program",
     "places",
     "replace",
     "resolve",

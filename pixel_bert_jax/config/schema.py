@@ -11,10 +11,10 @@ implementations: what its fields mean, and whether they are valid, is known ther
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any, Literal, NamedTuple
 
 
@@ -46,10 +46,6 @@ Open = Mapping[str, Any]
 Corpus = Annotated[
     Open, Form("corpus", {"source": "scenes", "name": "scenes", "weight": 1.0})
 ]
-
-
-def _open(**fields: Any) -> Any:
-    return dataclasses.field(default_factory=lambda: copy.deepcopy(fields))
 
 
 class Section:
@@ -104,25 +100,29 @@ class Model(Section):
     """The CNN, its front end and the transformer."""
 
     # `name` and the fields of that CNN; the default is torchvision's ResNet-50.
-    backbone: Open = _open(
-        name="resnet",
-        depths=(3, 4, 6, 3),
-        widths=(256, 512, 1024, 2048),
-        strides=(1, 2, 2, 2),
-        inner=(64, 128, 256, 512),  # () = basic blocks
-        groups=1,
-        stem="conv7_pool",
-        frozen_stages=1,  # the stem and stage 1 do not learn; -1: all do
+    backbone: Open = field(
+        default_factory=lambda: dict(
+            name="resnet",
+            depths=(3, 4, 6, 3),
+            widths=(256, 512, 1024, 2048),
+            strides=(1, 2, 2, 2),
+            inner=(64, 128, 256, 512),  # () = basic blocks
+            groups=1,
+            stem="conv7_pool",
+            frozen_stages=1,  # the stem and stage 1 do not learn; -1: all do
+        )
     )
     # `name` and the fields of that way from feature map to visual tokens.
-    front_end: Open = _open(
-        name="pixels",
-        order="conv_pool",
-        kernel=1,
-        bias=True,
-        norm="none",
-        activation="none",
-        positions="none",
+    front_end: Open = field(
+        default_factory=lambda: dict(
+            name="pixels",
+            order="conv_pool",
+            kernel=1,
+            bias=True,
+            norm="none",
+            activation="none",
+            positions="none",
+        )
     )
     norm: Literal["batch", "frozen"] = "batch"  # "frozen": statistics are constants
     norm_momentum: Fraction = 0.9
@@ -148,8 +148,10 @@ class Data(Section):
     index_dir: Place = "~/.cache/pixel_bert_jax/index"
     corpora: tuple[Corpus, ...] = ()  # `source` and its fields; see data/sources
     # Fields of every corpus whose source is "scenes"; a corpus' own come first.
-    scenes: Open = _open(
-        seed=0, train_scenes=20000, evaluate_scenes=1000, captions_per_scene=5
+    scenes: Open = field(
+        default_factory=lambda: dict(
+            seed=0, train_scenes=20000, evaluate_scenes=1000, captions_per_scene=5
+        )
     )
     tokenizer: str = ""
     answers: str = ""  # "scenes", a json file, or "": counted in the training split
@@ -209,7 +211,7 @@ OptimGroup = Sgd | AdamW  # `kind` decides
 class Optim(Section):
     """Optimizers, their parameters and the schedule of their rates."""
 
-    groups: Mapping[str, OptimGroup] = dataclasses.field(
+    groups: Mapping[str, OptimGroup] = field(
         default_factory=lambda: {"cnn": Sgd(), "transformer": AdamW()}
     )
     # Values are names of `groups`, or "frozen".
@@ -305,8 +307,10 @@ class Config(Section):
     compile_cache: Place = "~/.cache/pixel_bert_jax/xla"
     task: Task = Task()
     # Name -> fields of the objective; see `objectives.OBJECTIVES`.
-    objectives: Mapping[str, Open] = _open(
-        mlm={"weight": 1.0, "on_swapped": True}, itm={"weight": 1.0}
+    objectives: Mapping[str, Open] = field(
+        default_factory=lambda: dict(
+            mlm={"weight": 1.0, "on_swapped": True}, itm={"weight": 1.0}
+        )
     )
     masking: Masking = Masking()
     model: Model = Model()
@@ -315,8 +319,20 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     eval: Eval = Eval()
     # Name -> `type` and fields of a further evaluator; {}: the task's own alone.
-    evals: Mapping[str, Open] = _open()
+    evals: Mapping[str, Open] = field(default_factory=dict)
     log: Log = Log()
     watchdog: Watchdog = Watchdog()
     dry_run: DryRun = DryRun()
     init: Init = Init()
+
+
+def flat(config: Section | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {"optim.accumulate": 1, ...}; an empty mapping leaves no trace."""
+    values = config if isinstance(config, Mapping) else config.to_dict()
+    out = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            out |= {f"{name}.{inner}": leaf for inner, leaf in flat(value).items()}
+        else:
+            out[name] = value
+    return out

@@ -23,7 +23,8 @@ SCENES, TEXTS = 11, 55
 
 def experiment(devices=1, objectives=None, **options):
     """A run on a few scenes; one canvas is one program to compile."""
-    config = retrieval.get_config("tiny,data.canvases=('112x112',)").to_dict()
+    config = retrieval.get_config("tiny").to_dict()
+    config["data"]["canvases"] = ("112x112",)
     (corpus,) = config["data"]["corpora"]
     config["data"]["corpora"] = [corpus | {"evaluate_scenes": SCENES}]
     config["eval"] |= {"groups": 4, "texts": 30} | options
