@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pixel_bert_jax import objectives, trees
-from pixel_bert_jax.data import geometry
+from pixel_bert_jax.data import fields, geometry
 from pixel_bert_jax.data.plan import Corpus, TrainPlan
+from pixel_bert_jax.data.targets import AnswerTargets, TruthTargets
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.masking import Vocabulary
 from pixel_bert_jax.tasks import TASKS
@@ -205,21 +205,13 @@ def _batch_shapes(
     length = config["data"]["max_text_length"]
     images, answers = (config["dry_run"][n] for n in ("images_per_group", "answers"))
     split = jax.sharding.NamedSharding(mesh, sharding.BATCH_SPEC)
-    shapes = {
-        "image": ((images, *canvas, 3), jnp.float32),
-        "image_size": ((images, 2), jnp.int32),
-        "image_id": ((images,), jnp.int32),
-        "corpus": ((), jnp.int32),
-        "text_ids": ((texts, length), jnp.int32),
-        "text_mask": ((texts, length), jnp.bool_),
-        "example_uid": ((texts, 2), jnp.uint32),
-        "example_mask": ((texts,), jnp.bool_),
-    }
-    if "answers" in config["objectives"]:
-        shapes["answer_scores"] = ((texts, answers), jnp.float32)
-    if "truth" in config["objectives"]:
-        shapes["label"] = ((texts,), jnp.int32)
+    held = dict(fields.FIELDS)
+    for objective, targets in (("answers", AnswerTargets), ("truth", TruthTargets)):
+        if objective in config["objectives"]:
+            held |= targets.fields
+    sizes = {"M": images, "K": texts, "L": length, "A": answers}
+    sizes |= {"H": canvas[0], "W": canvas[1]}
     return {
         name: jax.ShapeDtypeStruct((1, groups, *shape), dtype, sharding=split)
-        for name, (shape, dtype) in shapes.items()
+        for name, (shape, dtype) in fields.shapes(fields.prepared(held), sizes).items()
     }

@@ -17,6 +17,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
 from pixel_bert_jax import trees
+from pixel_bert_jax.data.fields import LARGE
 from pixel_bert_jax.models.norm import update_running
 from pixel_bert_jax.tasks.base import Task
 from pixel_bert_jax.training import sharding
@@ -107,7 +108,7 @@ def build_gradients(
     ) -> tuple[dict[str, Array], Sums, Params]:
         accumulate = batch["image"].shape[0]
         # Only ids and masks are brought together; images stay where they are.
-        small = {k: _join(v) for k, v in batch.items() if k != "image"}
+        small = {k: _join(v) for k, v in batch.items() if k not in LARGE}
         views = task.views(small, state.rng, state.step)
         counts = {k: jnp.maximum(c, 1.0) for k, c in task.counts(views).items()}
         views = jax.tree.map(
