@@ -110,7 +110,7 @@ class Experiment:
         return count_vocabulary(
             index.annotation(c, row)["multiple_choice_answer"]
             for c, source in enumerate(index.sources)
-            if getattr(source, "names_answers", True)
+            if source.names_answers
             for row in range(index.num_texts(c))
         )
 

@@ -44,7 +44,7 @@ class Gallery:
                 "retrieval is evaluated on one corpus, received "
                 f"{', '.join(index.corpora)}; give the others evaluated=False"
             )
-        if getattr(index.sources[0], "images_per_text", 1) > 1:
+        if index.sources[0].images_per_text > 1:
             raise InputError("retrieval is of single images, received pairs")
         self.index = index
         self.image_rows, self.text_image = np.unique(

@@ -90,7 +90,7 @@ class Probe:
         picked["has_negative"] = batch["negative_mask"][rows].any(-1)
         shown = (batch["other_image_size"] > 0).all((1, 2))
         picked["has_other"] = np.broadcast_to(shown[:, None], rows.shape)[rows]
-        if self.oracle and hasattr(source, "oracle"):
+        if self.oracle and source.oracle is not None:
             picked |= self._ceiling(picked, batch, rows, source)
         table.add(picked)
 

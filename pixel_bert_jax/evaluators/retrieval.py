@@ -107,7 +107,7 @@ class RetrievalEvaluator:
                 figures |= {f"fold_{figure}": value for figure, value in folds.items()}
         for figure, value in figures.items():
             yield f"{name}/{figure}", value
-        if self.settings.oracle and hasattr(index.sources[0], "oracle"):
+        if self.settings.oracle and index.sources[0].oracle is not None:
             for figure, value in oracle_figures(gallery).items():
                 yield f"{name}/{figure}", value
 
