@@ -22,7 +22,7 @@ EXIT_LOST = 7
 EXIT_PREEMPTED = 143
 
 Params = dict[str, Any]  # nested dict of arrays
-Batch = dict[str, Any]  # see `data/batches.py` for keys and shapes
+Batch = dict[str, Any]  # see `data/fields.py` for names and shapes
 Sums = dict[str, tuple[Any, Any]]  # name -> (total, count); merged by addition
 
 
