@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
 from pixel_bert_jax.models.pixel_bert import PixelBert
 from pixel_bert_jax.objectives.views import View
 from pixel_bert_jax.ops.masking import Vocabulary
-from pixel_bert_jax.types import Params, Sums
+from pixel_bert_jax.types import Params
 
 
 class TextSpec(NamedTuple):
@@ -85,8 +86,8 @@ class Loss(NamedTuple):
 
     total: Array
     count: Array
-    metrics: Sums = {}
-    updates: Params = {}
+    metrics: Mapping[str, tuple[Any, Any]] = MappingProxyType({})
+    updates: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,9 @@ class Objective:
     negatives: ClassVar[int] = 0
     asks: ClassVar[bool] = False
     whole_batch: ClassVar[bool] = False
-    inherits: ClassVar[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {}
+    inherits: ClassVar[Mapping[str, tuple[str, Callable[[Any], Any]]]] = (
+        MappingProxyType({})
+    )
 
     def head(self, model: Model, text: TextSpec) -> nn.Module | None:
         """Returns the module that lies under params/heads/NAME, None for no head."""

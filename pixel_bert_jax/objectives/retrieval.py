@@ -8,6 +8,7 @@ alone (arXiv 2004.00849, section 4.3.3: N = 20, the 5 hardest).
 from __future__ import annotations
 
 import dataclasses
+from types import MappingProxyType
 
 import flax.linen as nn
 import jax
@@ -36,10 +37,12 @@ class Retrieval(Objective):
     name = "retrieval"
     # A new score starts as the row of ITM's classifier that means "the pair matches",
     # as UNITER's does.
-    inherits = {
-        f"score/{name}": (f"itm/classifier/{name}", lambda x: x[..., 1:])
-        for name in ("kernel", "bias")
-    }
+    inherits = MappingProxyType(
+        {
+            f"score/{name}": (f"itm/classifier/{name}", lambda x: x[..., 1:])
+            for name in ("kernel", "bias")
+        }
+    )
 
     def __post_init__(self) -> None:
         """Checks the numbers.

@@ -61,7 +61,7 @@ class View:
     mask: Array  # [G, K] bool, False for empty slots
     unpaired: Array  # [G, K] bool, selected for a swap that found no partner
     masked: MaskedText | None  # leaves [G, K, m]
-    # What is learned of the texts, by key of the batch (`data/targets.py`); [G, K, ...].
+    # What is learned of the texts, by key of the batch; [G, K, ...].
     targets: dict[str, Array] = struct.field(default_factory=dict)
 
 

@@ -192,6 +192,9 @@ class Task:
     ) -> Losses:
         """Runs micro-batch number `micro` forward in training mode."""
         forward = Forward(self.model, variables, batch, views, key, step, micro=micro)
+        for objective in self.objectives:  # all passes, then all losses
+            for name in objective.needs:
+                forward.result(name, objective.view)
         totals: dict[str, Array] = {}
         metrics: Sums = {}
         updates: dict[str, Params] = {}
