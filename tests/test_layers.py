@@ -27,7 +27,6 @@ LAYERS = {
     "processes.watchdog": 0,
     "processes.alarm": 0,
     "processes.lock": 0,
-    "checks": 0,
     "config": 0,
     "data": 0,
     "data.fields": 0,

@@ -16,6 +16,7 @@ CHANGES = {
     "total": "900 steps",
     "data.canvases": ("96x96", "112x112"),
     "data.tokenizer": "a/b=c.txt",
+    "sharding": ((".*,x=1", "fsdp"), (".*", "replicate")),
     "data.corpora": ({"source": "coco", "splits": {"train": ("a", "b")}, "k": 1},),
     "eval.oracle": True,
     "optim.groups.cnn": {"kind": "sgd", "momentum": 0.5},
@@ -182,7 +183,8 @@ def test_the_command_of_a_launch_gives_the_same_again():
     command = first.command
     start = "python -m pixel_bert_jax.main --config=configs/pretrain.py:tiny"
     assert shlex.split(command)[:4] == start.split()
-    assert "data.root" not in command and "sharding" not in command
+    assert "data.root" not in command and "index_dir" not in command
+    assert "model" not in command  # as in the preset
     again = launch(*shlex.split(command)[3:], "--config.data.root=/mnt/my data")
     assert again.config == first.config
     assert str(again.workdir) == "runs/pretrain_tiny"
