@@ -1,4 +1,11 @@
-"""Metrics as sums, and where they are written: JSON lines, TensorBoard, the console."""
+"""Metrics as sums, and where they are written: JSON lines, TensorBoard, the console.
+
+TensorBoard's files are written by `clu.metric_writers`. The rest of clu does not fit:
+`clu.metrics.Collection` fixes the names of its metrics in a class, here they follow
+from the objectives; `clu.periodic_actions.ReportProgress` takes the time when it is
+called, which is one step after the step that it reports, and knows neither pairs nor
+the wait for data.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tqdm
 
@@ -20,18 +27,24 @@ SUMMARIES = "tensorboard"
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Returns total / count of every metric; NaN where nothing was counted."""
+    """Returns total / count of every metric that counted something.
+
+    A step may have nothing that a metric counts, e.g. no text with a colour in it; the
+    metric is then left out instead of being reported as NaN.
+    """
     return {
-        name: float(total) / float(count) if float(count) else math.nan
+        name: float(total) / float(count)
         for name, (total, count) in sums.items()
+        if float(count)
     }
 
 
 class Writer:
-    """Writes a run's figures.
+    """Writes the metrics of a run.
 
-    `metrics.jsonl` in the workdir gets one object a line; TensorBoard files lie beside
-    it. The console gets a line, or on a terminal a progress bar.
+    `metrics.jsonl` in the workdir gets one JSON object per line, TensorBoard files lie
+    beside it. Standard error gets one line per call, or a progress bar if it is a
+    terminal.
     """
 
     def __init__(self, workdir: Path, *, total_steps: int, first_step: int):
@@ -39,7 +52,7 @@ class Writer:
         self._workdir = workdir
         self._total = total_steps
         self._clock = Clock(first_step, total_steps)
-        self._told: set[str] = set()
+        self._failed: set[str] = set()  # files of which a failure was reported
         self._summaries: Any = None
         self._bar = None
         if sys.stderr.isatty():
@@ -60,32 +73,32 @@ class Writer:
     def train(
         self,
         step: int,
-        figures: Mapping[str, float],
+        metrics: Mapping[str, float],
         *,
         examples: str,
         pairs: float,
         waited: float,
         moment: float,
     ) -> None:
-        """Writes the figures of one training step.
+        """Writes the metrics of one training step.
 
         Args:
-          step: batches consumed.
-          figures: of `means`.
-          examples: a digest of the ids of the step's examples.
-          pairs: texts of this step.
-          waited: seconds spent waiting for data since the start, at `moment`.
-          moment: when the step was sent to the device, of `time.monotonic`.
+          step: number of batches consumed, this one included.
+          metrics: name -> mean, see `means`.
+          examples: hash of the ids of the step's examples.
+          pairs: number of image-text pairs in the step's batch.
+          waited: seconds spent waiting for data from the start of the run to `moment`.
+          moment: `time.monotonic()` when the step was sent to the device.
         """
-        self._write_line({"step": step, "examples": examples, **figures})
+        self._write_line({"step": step, "examples": examples, **metrics})
         speed = self._clock.tick(step, waited, moment)
-        scalars = {f"train/{name}": value for name, value in figures.items()}
+        scalars = {f"train/{name}": value for name, value in metrics.items()}
         scalars["speed/steps_per_second"] = speed.rate
         scalars["speed/data_wait_share"] = speed.wait_share
         self._write_scalars(step, scalars)
         shown = " ".join(
-            f"{name} {figures[name]:.3f}"
-            for name in figures
+            f"{name} {value:.3f}"
+            for name, value in metrics.items()
             if name == "loss" or name.endswith(("/loss", "/accuracy"))
         )
         self.say(
@@ -94,13 +107,13 @@ class Writer:
             step=step,
         )
 
-    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
-        """Writes the figures of one evaluation."""
-        self._write_line({"step": step, "evaluation": dict(figures)})
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of one evaluation."""
+        self._write_line({"step": step, "evaluation": dict(metrics)})
         self._write_scalars(
-            step, {f"evaluation/{name}": value for name, value in figures.items()}
+            step, {f"evaluation/{name}": value for name, value in metrics.items()}
         )
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.say(f"evaluation at step {step}: {shown}")
 
     def say(self, text: str, *, step: int | None = None) -> None:
@@ -130,21 +143,21 @@ class Writer:
             return
         write = functools.partial(self._summaries.write_scalars, step, scalars)
         if not self._attempt(SUMMARIES, write):
-            self._summaries = None  # of no use to TensorFlow after an error
+            self._summaries = None  # TensorFlow's writer is unusable after an error
 
     def _attempt(self, name: str, write: Callable[[], Any]) -> bool:
-        """Writes; a disk that is full costs figures and not the run, and is told."""
+        """Writes; a full disk costs metrics, not the run, and is reported once."""
         from tensorflow.errors import OpError
 
         try:
             write()
         except (OSError, OpError) as error:
-            if name not in self._told:
+            if name not in self._failed:
                 self.say(
                     f"warning: {self._workdir / name} cannot be written, training goes "
                     f"on without: {error}"
                 )
-            self._told.add(name)
+            self._failed.add(name)
             return False
         return True
 
@@ -152,10 +165,10 @@ class Writer:
 class NoWriter:
     """Writes nothing: of several processes only the first one does."""
 
-    def train(self, step: int, figures: Mapping[str, float], **unused: Any) -> None:
+    def train(self, step: int, metrics: Mapping[str, float], **unused: Any) -> None:
         """Does nothing."""
 
-    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Does nothing."""
 
     def say(self, text: str, *, step: int | None = None) -> None:
@@ -187,19 +200,19 @@ def _start_session(folder: Path, step: int) -> None:
 
 
 def evaluation_at(workdir: Path, step: int) -> dict[str, float | None] | None:
-    """Returns the figures of the evaluation at `step`, None if there was none."""
+    """Returns the metrics of the evaluation at `step`, None if there was none."""
     path = workdir / FILE
     lines = path.read_text().splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines if '"evaluation"' in line]
     return next((x["evaluation"] for x in found if x["step"] == step), None)
 
 
-class Speed:
-    """Rate and remaining time at one moment."""
+class Speed(NamedTuple):
+    """Speed and remaining time between two ticks of a `Clock`."""
 
-    def __init__(self, rate: float, wait_share: float, remaining: float):
-        """Keeps steps a second, the share of waiting for data, and seconds left."""
-        self.rate, self.wait_share, self.remaining = rate, wait_share, remaining
+    rate: float  # steps per second
+    wait_share: float  # of the time, spent waiting for data
+    remaining: float  # seconds
 
 
 class Clock:
@@ -211,7 +224,7 @@ class Clock:
         self._total = total_steps
 
     def tick(self, step: int, waited: float, moment: float) -> Speed:
-        """Returns the speed since the last tick; arguments as of `Writer.train`."""
+        """Returns the speed since the last tick; arguments as in `Writer.train`."""
         last_step, last_time, last_waited = self._last
         seconds = max(moment - last_time, 1e-9)
         self._last = (step, moment, waited)
@@ -247,11 +260,11 @@ def as_json(value: Any) -> Any:
 
 
 def truncate_log(path: Path, step: int) -> None:
-    """Removes the lines of later steps from a metrics.jsonl, keeping the file whole.
+    """Removes the lines of later steps from a log, replacing the file as a whole.
 
     Args:
-      path: of a file with one JSON object a line, each with "step"; may be absent.
-      step: of the restored checkpoint; lines up to it stay.
+      path: a file with one JSON object per line, each with "step"; may be absent.
+      step: step of the restored checkpoint; its line and earlier ones stay.
     """
     if not path.exists():
         return

@@ -3,7 +3,8 @@
 A nested dict of parameters is seen as a flat dict whose keys are paths such as
 ``encoder/layer_0/attention/query/kernel``. Ordered lists of ``(pattern, value)``
 rules over those paths drive learning rates, weight decay, freezing, sharding and
-partial loading. The first rule whose pattern matches the *whole* path wins.
+partial loading. The first rule whose pattern matches the *whole* path wins, and a path
+that no rule matches is an error: no library has both, which is why the rules are here.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from pixel_bert_jax.types import InputError
@@ -25,76 +27,22 @@ SEPARATOR = "/"
 
 
 def key_path(path: tuple[Any, ...]) -> str:
-    """Returns ``a/b/0`` for a key path of ``jax.tree_util``."""
-    names = []
-    for part in path:
-        for attribute in ("key", "name", "idx"):
-            if hasattr(part, attribute):
-                names.append(str(getattr(part, attribute)))
-                break
-    return SEPARATOR.join(names)
+    """Returns ``a/b/0`` for a key path of `jax.tree_util`."""
+    return jax.tree_util.keystr(path, simple=True, separator=SEPARATOR)
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Turns a nested dict into ``{"a/b/c": leaf}``, in the order of the nested dict.
 
-    Only mappings are descended into; everything else, ``None`` and sequences
-    included, is a leaf. A mapping without entries leaves no trace.
-
-    Args:
-      tree: nested mappings with string keys.
-
-    Returns:
-      One entry for each leaf.
-
-    Raises:
-      InputError: a key is not a string, is empty or contains ``/``; such a path
-        could not be turned back into the tree it came from.
+    Only dicts are descended into; everything else, ``None`` and sequences included, is
+    a leaf. An empty dict leaves no trace.
     """
-    flat: dict[str, Any] = {}
-
-    def visit(node: Mapping[str, Any], prefix: str) -> None:
-        for key, child in node.items():
-            if not isinstance(key, str) or not key or SEPARATOR in key:
-                raise InputError(
-                    f"expected non-empty string keys without {SEPARATOR!r} in a "
-                    f"parameter tree, received {key!r} under {prefix or 'the root'!r}"
-                )
-            path = f"{prefix}{SEPARATOR}{key}" if prefix else key
-            if isinstance(child, Mapping):
-                visit(child, path)
-            else:
-                flat[path] = child
-
-    visit(tree, "")
-    return flat
+    return traverse_util.flatten_dict(tree, sep=SEPARATOR)
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns ``{"a/b/c": leaf}`` back into nested dicts; the inverse of `flatten`.
-
-    Raises:
-      InputError: one path is the beginning of another (``a`` and ``a/b``), or has
-        an empty component (``a//b``).
-    """
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, name = path.split(SEPARATOR)
-        if not all((*parents, name)):
-            raise InputError(
-                f"expected names separated by single {SEPARATOR!r}, received {path!r}"
-            )
-        node = tree
-        for depth, parent in enumerate(parents, start=1):
-            above = SEPARATOR.join(parents[:depth])
-            if above in flat:
-                raise InputError(
-                    f"expected paths that name leaves, received both {above!r} and "
-                    f"{path!r}"
-                )
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
+    """Turns ``{"a/b/c": leaf}`` back into nested dicts; the inverse of `flatten`."""
+    return traverse_util.unflatten_dict(flat, sep=SEPARATOR)
 
 
 def match_rules(rules: Rules[Value], paths: Iterable[str]) -> dict[str, Value]:

@@ -297,10 +297,10 @@ def _read(folder: Path) -> Pretrained:
             f"are by {IMAGE}"
         )
     try:
-        flat = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
+        tree = trees.unflatten(load_file(folder / WEIGHTS))
+    except (SafetensorError, IndexError) as error:  # IndexError: both "a" and "a/b"
         raise InputError(f"{folder / WEIGHTS} is damaged: {error}") from error
-    variables = {"params": {}, "batch_stats": {}} | trees.unflatten(flat)
+    variables = {"params": {}, "batch_stats": {}} | tree
     checksum = digest(variables)
     if provenance.get(CHECKSUM, checksum) != checksum:
         raise InputError(

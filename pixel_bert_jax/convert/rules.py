@@ -42,7 +42,7 @@ class Layout(NamedTuple):
     def import_(self, x: np.ndarray, here: tuple[int, ...]) -> np.ndarray:
         """Returns an array from there as a new float32 array in the layout here."""
         if self.axes is None:
-            return np.array(x, np.float32).reshape(here)
+            return np.asarray(x, np.float32).reshape(here)
         # torch's first axis, outputs, is the last one here in every layout.
         x = _first_axis_last(x)
         order = (np.argsort(self.axes) - 1) % len(self.axes)

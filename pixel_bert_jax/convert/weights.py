@@ -1,8 +1,13 @@
 """Weight files of other frameworks, read tensor by tensor and without running code.
 
-`.safetensors`; `.bin`, `.pth`, `.pt` as torch writes them (both its zip format and the
-older one, without torch); `.pkl` as Detectron wrote Caffe2's blobs. Pickles are read by
-an unpickler that knows the few names which rebuild an array and refuses every other.
+- `.safetensors`, by that library's own reader;
+- `.bin`, `.pth`, `.pt`, as torch has written them since version 1.6. The reader is here
+  because torch, 1 GB, is no dependency, and no light library reads tensors one by one;
+- `.pkl`, as Detectron wrote Caffe2's blobs: its X-152-32x8d is the one published CNN of
+  the paper's larger model.
+
+Pickles are read by an unpickler that knows the few names which rebuild an array and
+refuses every other.
 """
 
 from __future__ import annotations
@@ -40,22 +45,15 @@ TORCH_DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-SAFETENSORS_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
-# torch.serialization: MAGIC_NUMBER and PROTOCOL_VERSION of files before torch 1.6.
-LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+# How files of torch before 1.6 begin: torch.serialization.MAGIC_NUMBER.
+LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+RESAVE = (
+    "a file of torch before 1.6; save it anew where torch is installed: "
+    "torch.save(torch.load(OLD, weights_only=True), NEW)"
+)
 # What reading a damaged file may raise.
 BROKEN = (
+    SafetensorError,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
     zlib.error,
@@ -73,25 +71,31 @@ NESTED = ("state_dict", "model")  # where training checkpoints keep the weights
 
 
 class Tensor(NamedTuple):
-    """A tensor that lies in a file until it is asked for."""
+    """A tensor of a file, read when it is asked for."""
 
     shape: tuple[int, ...]
     get: Callable[[], np.ndarray]
 
     def read(self) -> np.ndarray:
-        """Returns its numbers. Raises InputError if the file is damaged there."""
+        """Returns the array; it may be read-only.
+
+        Raises:
+          InputError: the file is damaged there, or numpy has no such type.
+        """
         try:
             return self.get()
         except BROKEN as error:
-            raise InputError(f"a tensor {self.shape} is damaged: {error}") from error
+            raise InputError(
+                f"a tensor {self.shape} cannot be read: {error}"
+            ) from error
 
 
 def open_weights(path: Path) -> dict[str, Tensor]:
     """Lists the tensors of a file, or of a folder that holds one of `FILES`.
 
     Raises:
-      InputError: nothing to read there, a damaged file, or a pickle that would run
-        code.
+      InputError: there are no weights at `path`, the file is damaged, or it is a
+        pickle that would run code.
     """
     return _folder(path) if path.is_dir() else _file(path)
 
@@ -130,32 +134,18 @@ def _folder(folder: Path) -> dict[str, Tensor]:
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="numpy") as file:  # looks for every fault
-            names = list(file.keys())
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    # The library copies what it reads; mapped, a tensor is copied once, when converted.
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+    file = safe_open(path, framework="numpy", backend="pread")
 
-    def tensor(dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
-        if dtype not in SAFETENSORS_DTYPES:
-            raise InputError(f"{path}: tensors of type {dtype} cannot be read")
-        kind, start = SAFETENSORS_DTYPES[dtype], 8 + length + data_offsets[0]
+    def tensor(name: str) -> Tensor:
+        shape = tuple(file.get_slice(name).get_shape())
+        return Tensor(shape, lambda: file.get_tensor(name))
 
-        def read() -> np.ndarray:
-            if not math.prod(shape):  # nothing cannot be mapped
-                return np.zeros(shape, kind)
-            return np.memmap(path, kind, "r", start, tuple(shape))
-
-        return Tensor(tuple(shape), read)
-
-    return {name: tensor(**header[name]) for name in names}
+    return {name: tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 class _Storage(NamedTuple):
+    """Memory that tensors of a torch file are views of."""
+
     dtype: np.dtype
     size: int  # elements
     read: Callable[[], np.ndarray]
@@ -170,7 +160,7 @@ class _Dtype(NamedTuple):
 def _rebuild(
     storage: _Storage, offset: int, shape: Any, stride: Any, *unused: Any
 ) -> Tensor:
-    """Stands for torch._utils._rebuild_tensor_v2, and for the one before it."""
+    """Stands for torch._utils._rebuild_tensor_v2, and for its predecessor."""
     shape, stride = tuple(map(int, shape)), tuple(map(int, stride))
     last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
     if min((*shape, *stride, offset), default=0) < 0 or (
@@ -261,7 +251,11 @@ NUMPY_NAMES = {
 
 
 def _torch(path: Path) -> dict[str, Tensor]:
-    content = _zip(path) if zipfile.is_zipfile(path) else _legacy(path)
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            legacy = file.read(len(LEGACY)) == LEGACY
+        raise ValueError(RESAVE if legacy else "it is no zip file, as torch writes")
+    content = _zip(path)
     nested = next((n for n in NESTED if isinstance(content.get(n), Mapping)), None)
     tensors = content[nested] if nested else content
     tensors = {n: x for n, x in tensors.items() if isinstance(x, Tensor)}
@@ -297,47 +291,6 @@ def _zip(path: Path) -> Any:
         unpickler = _Unpickler(file, TORCH_NAMES)
         unpickler.persistent_load = storage
         return unpickler.load()
-
-
-def _legacy(path: Path) -> Any:
-    sizes: dict[str, tuple[np.dtype, int]] = {}
-    offsets: dict[str, int] = {}
-
-    def storage(identity: Any) -> _Storage:
-        _, kind, key, _, size, view = identity
-        if view is not None or sizes.setdefault(key, (kind.dtype, size)) != (
-            kind.dtype,
-            size,
-        ):
-            raise ValueError(f"storage {key}: a view of another one")
-
-        def read() -> np.ndarray:
-            return np.fromfile(path, kind.dtype, size, offset=offsets[key])
-
-        return _Storage(kind.dtype, size, read)
-
-    with path.open("rb") as file:
-
-        def load() -> Any:
-            unpickler = _Unpickler(file, TORCH_NAMES)
-            unpickler.persistent_load = storage
-            return unpickler.load()
-
-        if load() != LEGACY_MAGIC or load() != LEGACY_PROTOCOL:
-            raise ValueError("neither a zip file nor torch's older format")
-        load()  # of the machine that wrote it
-        content = load()
-        for key in load():
-            dtype, size = sizes[key]
-            stored = int(np.frombuffer(file.read(8), np.int64)[0])
-            offsets[key] = file.tell()
-            if stored != size or file.seek(size * dtype.itemsize, 1) > _size(path):
-                raise ValueError(f"storage {key}: expected {size} elements")
-    return content
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
 
 
 def _caffe2(path: Path) -> dict[str, Tensor]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 
 def at_least_float32(x: Array) -> Array:
-    """Casts to float32; float64 stays, in which gradients can be compared closely."""
+    """Casts to float32; float64 stays, for close comparisons of gradients."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
@@ -23,22 +24,20 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
       [...] in nats, at least float32.
     """
     logits = at_least_float32(logits)
-    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - picked
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
-    """Sigmoid cross-entropy: -log sigmoid(logit) if True, else -log sigmoid(-logit).
+    """Sigmoid cross-entropy: -l log sigmoid(logit) - (1 - l) log sigmoid(-logit).
 
     Args:
       logits: [...].
-      labels: [...] bool.
+      labels: [...] l, bool, or probabilities in [0, 1].
 
     Returns:
       [...] in nats, at least float32.
     """
-    logits = at_least_float32(logits)
-    return jax.nn.softplus(jnp.where(labels, -logits, logits))
+    return optax.sigmoid_binary_cross_entropy(at_least_float32(logits), labels)
 
 
 def log_odds_of_any(logits: Array, where: Array, axis: int | tuple[int, ...]) -> Array:

@@ -1,4 +1,9 @@
-"""One process a workdir: two would overwrite each other's checkpoints."""
+"""A lock on a workdir: two processes would overwrite each other's checkpoints.
+
+The kernel's `flock`, which ends with the process however that ends. filelock does not
+say who holds a lock, and where the file system has none it leaves a marker file that
+outlives a killed process.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +23,13 @@ FILE = "lock"
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Holds a workdir for this process; the system lets go of it when that dies.
+    """Holds the lock of a workdir, until the block or the process ends.
+
+    On a file system without locks the workdir is not locked, with a warning.
 
     Raises:
-      InputError: another process holds it; names that. Or it cannot be written to.
+      InputError: another process, which the text names, holds the lock; or the workdir
+        cannot be written to.
     """
     try:
         opened = (workdir / FILE).open("a+", encoding="utf-8")
@@ -37,7 +45,7 @@ def locked(workdir: Path) -> Iterator[None]:
                 f"{workdir} is in use by {holder}; give another --workdir, or stop it"
             ) from error
         except OSError as error:  # some network file systems have no locks
-            print(f"{workdir} is not locked: {error}", file=sys.stderr)
+            print(f"warning: {workdir} is not locked: {error}", file=sys.stderr)
         file.truncate(0)
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")

@@ -126,6 +126,8 @@ def step_schedule(
     Returns:
       A function of the step (int32 scalar) that gives a float32 factor.
     """
+    # optax.linear_schedule is off by up to two units in the last place, this by one;
+    # and optax.piecewise_constant_schedule takes two decays at one step for one.
 
     def factor(step: Array) -> Array:
         progress = jnp.minimum(step.astype(jnp.float32) / max(warmup, 1), 1.0)

@@ -50,6 +50,14 @@ def test_binary_cross_entropy_is_that_of_the_sigmoid():
     np.testing.assert_allclose(got, -np.log(np.where(labels, p, 1 - p)), rtol=1e-5)
 
 
+def test_binary_cross_entropy_takes_soft_labels_without_cancellation():
+    logits, labels = np.array([0.5, 40.0], np.float32), np.array([0.3, 1.0], np.float32)
+    got = losses.binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
+    want = np.log1p(np.exp(np.float64(logits))) - labels.astype(np.float64) * logits
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
+    np.testing.assert_allclose(got[1], np.exp(-40.0), rtol=1e-5)  # not 0
+
+
 def test_noisy_or_is_one_minus_the_product_of_what_is_missing():
     where = RANDOM.random((3, 5, 1)) < 0.7
     where[:, 0] = True

@@ -58,7 +58,7 @@ def test_zero_means_never():
 def test_a_workdir_has_one_process(tmp_path):
     holds = (
         "import sys, time, pathlib\n"
-        "from pixel_bert_jax.lock import locked\n"
+        "from pixel_bert_jax.processes.lock import locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
@@ -95,4 +95,4 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(lock.fcntl, "flock", flock)
     with lock.locked(tmp_path):
-        assert "is not locked" in capsys.readouterr().err
+        assert f"warning: {tmp_path} is not locked" in capsys.readouterr().err
