@@ -61,6 +61,7 @@ LAYERS = {
     "evaluate": 5,
     "resuming": 5,
     "train": 5,
+    "commands": 6,
     "convert.__main__": 6,
     "main": 6,
 }
