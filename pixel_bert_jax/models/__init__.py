@@ -33,11 +33,11 @@ def build(
     Args:
       table: modules by name.
       section: path of the section, such as "model.backbone", for messages.
-      fields: the section: "name", and attributes of the module.
-      **shared: further attributes, which the section cannot set.
+      fields: the section: "name" and the module's attributes.
+      **shared: further attributes, which the section may not set.
 
     Raises:
-      InputError: the table has no such module, or the module no such attribute.
+      InputError: the table has no such module, or the module has no such field.
     """
     fields = dict(fields)
     kind = fields.pop("name")

@@ -1,8 +1,8 @@
 """BERT's embeddings and encoder (Devlin et al., arXiv 1810.04805).
 
 Post-layer-norm, exact GELU, epsilon 1e-12. Pixel-BERT leaves out the segment vector of
-text, which folds into the position embedding (section 3.1). Parameter names follow
-what published checkpoints convert to.
+text, which folds into the position embedding (section 3.1). `convert` maps the
+parameter names of published checkpoints to those used here.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ EPSILON = 1e-12
 
 
 def init(std: float) -> nn.initializers.Initializer:
-    """BERT's truncated normal; 0.02 suits D = 768, narrower models want more."""
+    """BERT's truncated normal; 0.02 suits D = 768, narrower models need more."""
     return nn.initializers.truncated_normal(std)
 
 
 class LayerNorm(nn.LayerNorm):
     """Layer norm with BERT's epsilon, computed in float32.
 
-    Attributes: of flax.linen.LayerNorm, and
-      output: type of the result.
+    Attributes: those of flax.linen.LayerNorm, and
+      output: dtype of the result.
     """
 
     epsilon: float = EPSILON
@@ -47,9 +47,9 @@ class TextEmbedding(nn.Module):
       vocab_size: V.
       max_length: number of position embeddings.
       features: D.
-      dropout: rate.
-      init_std: of the tables.
-      dtype: of the result.
+      dropout: dropout rate.
+      init_std: standard deviation of the initial tables.
+      dtype: dtype of the result.
     """
 
     vocab_size: int
@@ -81,8 +81,8 @@ class EncoderLayer(nn.Module):
       heads: N.
       hidden: width of the feed-forward network.
       dropout: rate after both sub-layers (attention has none); 0 outside training.
-      init_std: of the kernels.
-      dtype: of the products.
+      init_std: standard deviation of the initial kernels.
+      dtype: dtype of the matrix products.
     """
 
     features: int
@@ -98,8 +98,8 @@ class EncoderLayer(nn.Module):
 
         Args:
           x: tokens.
-          mask: bool, True = can be attended to; [B, T] for keys that all queries see,
-            or [B, T, T] for each query (row) and key (column).
+          mask: bool, True where a token may be attended to: [B, T] for keys that all
+            queries see, or [B, T, T] per query (row) and key (column).
         """
         head = self.features // self.heads
         start = init(self.init_std)
@@ -114,14 +114,14 @@ class EncoderLayer(nn.Module):
 
         drop = nn.Dropout(self.dropout, deterministic=False)
         query, key, value = map(project, ("query", "key", "value"))
-        # JAX's computes the softmax in float32 whatever it is given; Flax's does not,
-        # which serves comparisons in float64.
+        # JAX's attention always computes the softmax in float32; Flax's keeps the
+        # float64 of parity tests.
         attend = jax.nn.dot_product_attention
         if self.dtype == jnp.float64:
             attend = nn.dot_product_attention
         # [B, heads, queries, keys]
         mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
-        # Its float32 mixes dtypes, which strict promotion would refuse.
+        # The float32 softmax mixes dtypes, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             attended = attend(query, key, value, mask=mask)
         attended = attended.reshape(*x.shape[:-1], self.features)
@@ -137,8 +137,8 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A stack of encoder layers.
 
-    Attributes: as EncoderLayer, and `layers`, their number; `remat`, see
-      `models/remat.py`.
+    Attributes: those of EncoderLayer, `layers` (their number) and `remat` (see
+      `models/remat.py`).
     """
 
     layers: int
@@ -168,18 +168,18 @@ class Encoder(nn.Module):
 
 
 def attend_to_similar(encoder: Params) -> Params:
-    """Starts with keys that equal queries, so that tokens attend to what is like them.
+    """Makes keys equal queries at the start, so that tokens attend to similar tokens.
 
     Trained transformers end up with W_query W_key^T near a multiple of the identity,
-    and one that starts so learns sooner from little data (mimetic initialisation,
+    and one that starts there learns sooner from little data (mimetic initialisation,
     Trockman and Kolter, arXiv 2305.09828). Where pixels lie near the words they show
-    (`objectives/image_words.py`), a word so finds its pixels.
+    (`objectives/image_words.py`), a word finds its pixels this way.
 
     Args:
-      encoder: parameters of `Encoder`, of layers that start independently.
+      encoder: parameters of `Encoder`, initialised independently.
 
     Returns:
-      The same with each layer's query kernel in the place of its key kernel.
+      The same parameters, each layer's key kernel replaced by its query kernel.
     """
     return {
         name: {**layer, "key": {**layer["key"], "kernel": layer["query"]["kernel"]}}

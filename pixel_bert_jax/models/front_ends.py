@@ -1,4 +1,4 @@
-"""From a CNN's feature map to the transformer's visual tokens.
+"""Front ends: from a CNN's feature map to the transformer's visual tokens.
 
 Pixel-BERT, figure 2 and section 3.2: convolution to the transformer's width, 2x2 max
 pooling, one vector s_v added to every pixel, random pixel sampling (pre-training only).
@@ -28,7 +28,8 @@ OPTIONS = {
     "activation": ("none", "relu"),
     "positions": ("none", "learned", "sine"),
 }
-MAX_SIDE = 64  # rows and columns with a learned position; 64 x 64 = 4096 pixels a side
+# Rows and columns with a learned position; at stride 64 they cover 4096 x 4096 pixels.
+MAX_SIDE = 64
 SINE_PERIOD = 10_000.0  # DETR, arXiv 2005.12872, and SOHO
 
 
@@ -47,17 +48,17 @@ class PixelFrontEnd(nn.Module):
 
     Attributes:
       features: D.
-      order: "conv_pool" as in figure 2, or "pool_conv" as SOHO.
-      kernel: 1, or 3 as ClipBERT.
-      bias: of the convolution.
-      norm: "none"; "batch" behind the convolution, as SOHO; "layer" over the sum of
-        pixel, s_v and position, as BERT's text.
-      activation: "none", or "relu" before s_v is added, as ClipBERT.
-      positions: "none"; "learned", a vector a row and one a column, as ClipBERT;
-        "sine", of row and column, as SOHO.
-      init_std: of learned positions.
+      order: "conv_pool" as in figure 2, or "pool_conv" as in SOHO.
+      kernel: side of the convolution's kernel: 1, or 3 as in ClipBERT.
+      bias: whether the convolution has a bias.
+      norm: "none"; "batch" after the convolution, as in SOHO; "layer" over the sum of
+        pixel, s_v and position, as for BERT's text.
+      activation: "none", or "relu" before s_v is added, as in ClipBERT.
+      positions: "none"; "learned", one vector per row and one per column, as in
+        ClipBERT; "sine", of row and column, as in SOHO.
+      init_std: standard deviation of the initial learned positions.
       live: whether `norm` = "batch" uses the batch's statistics in training.
-      dtype: of the products.
+      dtype: dtype of the products.
     """
 
     features: int
@@ -75,14 +76,14 @@ class PixelFrontEnd(nn.Module):
     def __call__(
         self, x: Array, size: Array, images: int, *, train: bool = False
     ) -> VisualTokens:
-        """Makes a visual token of every cell.
+        """Makes one visual token per cell.
 
         Args:
           x: [G * M, h, w, C] features of the CNN.
-          size: [G * M, 2] int32, their valid size; a pooling window counts only if it
-            is whole, so floor(n / 2) cells remain.
+          size: [G * M, 2] int32, valid (height, width) in cells; a pooling window
+            counts only if all of it is valid, so floor(n / 2) cells remain.
           images: M.
-          train: use and report batch statistics where there are any.
+          train: use and report batch statistics if `live`.
 
         Raises:
           InputError: an unknown option, or a grid too large for learned positions.
@@ -97,7 +98,7 @@ class PixelFrontEnd(nn.Module):
             x = nn.relu(x)
         grid = x.shape[1:3]
         segment = self.param("segment", nn.initializers.normal(0.02), (self.features,))
-        x = x + segment.astype(x.dtype)
+        x = x + segment.astype(x.dtype)  # s_v
         if self.positions != "none":
             x = x + self._positions(grid, size).astype(x.dtype)
         if self.norm == "layer":
@@ -129,7 +130,7 @@ class PixelFrontEnd(nn.Module):
         return x
 
     def _positions(self, grid: tuple[int, int], size: Array) -> Array:
-        """Returns [N, h, w, D], or [h, w, D] where it does not depend on the image."""
+        """Returns [N, h, w, D], or [h, w, D] if they do not depend on the image."""
         if self.positions == "sine":
             return sine_positions(grid, size, self.features)
         if max(grid) > MAX_SIDE:
@@ -159,11 +160,11 @@ class PixelFrontEnd(nn.Module):
 
 
 def sine_positions(grid: tuple[int, int], size: Array, features: int) -> Array:
-    """Two-dimensional sine positions, relative to the image (DETR, SOHO).
+    """Returns two-dimensional sine positions, relative to the image (DETR, SOHO).
 
     Row y of an image of h rows has the angle a = 2 pi (y + 1) / h; the first D / 2
     features are sin and cos, alternating, of a / 10000^(4 i / D) for i = 0 ..
-    D / 4 - 1, the others the same of the column.
+    D / 4 - 1, the last D / 2 the same for the column.
 
     Args:
       grid: (h, w) of the canvas, static.
@@ -198,12 +199,12 @@ def sine_positions(grid: tuple[int, int], size: Array, features: int) -> Array:
 def sample_pixels(visual: VisualTokens, keys: Array, count: int) -> VisualTokens:
     """Keeps min(N, count) of the N pixels of each image (section 3.3).
 
-    Adding s_v before or after makes no difference.
+    Whether s_v is added before or after sampling makes no difference.
 
     Args:
-      visual: of every cell.
-      keys: [G, M] random keys.
-      count: the result has P = min(cells, count) places an image.
+      visual: tokens of all cells.
+      keys: [G, M], one random key per image.
+      count: pixels to keep; the result has P = min(cells, count) tokens per image.
     """
     index, mask = sample_cells(keys, visual.mask, count)
     features = only(take_cells(visual.features, index), mask)

@@ -1,4 +1,4 @@
-"""Small networks on top of the encoder, one for each objective."""
+"""Heads: small networks on top of the encoder, one per objective."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class MaskedWordHead(nn.Module):
     Attributes:
       features: D.
       vocab_size: V.
-      init_std: of the kernel.
-      dtype: of the products.
+      init_std: standard deviation of the initial kernel.
+      dtype: dtype of the products.
     """
 
     features: int
@@ -43,7 +43,7 @@ class MatchHead(nn.Module):
     """Linear classifier of the [CLS] output: class 1 means that the pair matches.
 
     Attributes:
-      init_std: of the kernel.
+      init_std: standard deviation of the initial kernel.
     """
 
     init_std: float
@@ -56,10 +56,10 @@ class MatchHead(nn.Module):
 
 
 class ScoreHead(nn.Module):
-    """How well a pair matches, as one number: a linear layer of the [CLS] output.
+    """Linear layer over the [CLS] output: how well a pair matches, as one number.
 
     Attributes:
-      init_std: of the kernel.
+      init_std: standard deviation of the initial kernel.
     """
 
     init_std: float
@@ -74,12 +74,13 @@ class ScoreHead(nn.Module):
 class MultilayerHead(nn.Module):
     """Classifier of one or several [CLS] outputs: dense, GELU, layer norm, dense.
 
-    The form of LXMERT, UNITER and ViLT; the paper says "MLP" (VQA) or nothing (NLVR2).
+    The form that LXMERT, UNITER and ViLT use; the paper says "MLP" for VQA and nothing
+    for NLVR2.
 
     Attributes:
       outputs: number of classes.
-      hidden: width in between; 0 leaves out all but the last layer.
-      init_std: of the kernels.
+      hidden: width of the first layer; 0 leaves only the last one.
+      init_std: standard deviation of the initial kernels.
     """
 
     outputs: int
@@ -98,14 +99,14 @@ class MultilayerHead(nn.Module):
 
 
 class PixelWordHead(nn.Module):
-    """How much each pixel shows each word: their inner product, and a bias a word.
+    """How much each pixel shows each word: their inner product plus a bias per word.
 
-    Tied to the word embedding as the MLM head is, so that a pixel comes to lie near the
-    words it shows (as the visual features of OVR-CNN, arXiv 2011.10678).
+    Tied to the word embedding like the MLM head, so that a pixel comes to lie near the
+    words it shows (like the visual features of OVR-CNN, arXiv 2011.10678).
 
     Attributes:
       vocab_size: V.
-      dtype: of the product.
+      dtype: dtype of the product.
     """
 
     vocab_size: int

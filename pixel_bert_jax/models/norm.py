@@ -1,10 +1,10 @@
-"""Batch normalisation over the real cells of a batch.
+"""Batch normalisation over the valid cells of a batch.
 
-`frozen` uses the running statistics as constants. `batch` uses the statistics of the
-micro-batch over all devices, counted over valid cells of real images only; it reports
+`config.model.norm` = "frozen" uses the running statistics as constants. "batch" uses
+the statistics of the micro-batch on all devices, over valid cells only; it reports
 (count, sum, sum of squares) in the collection "moments", from which the step updates
 the running statistics once, after all micro-batches (`update_running`).
-Ioffe and Szegedy, arXiv 1502.03167; running variance unbiased as in torch.
+Ioffe and Szegedy, arXiv 1502.03167; the running variance is unbiased, as in torch.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class MaskedBatchNorm(nn.Module):
     """Batch norm whose statistics ignore padding.
 
     Attributes:
-      live: normalise by the batch's statistics and report them; else by the running
-        ones.
+      live: normalise by the batch's statistics and report them; otherwise normalise by
+        the running ones.
     """
 
     live: bool
@@ -37,7 +37,7 @@ class MaskedBatchNorm(nn.Module):
 
         Args:
           x: [N, h, w, C].
-          mask: [N, h, w] bool, the cells that hold image.
+          mask: [N, h, w] bool, True for cells inside the image.
 
         Returns:
           [N, h, w, C] in x's dtype; padding is not zeroed.
@@ -58,8 +58,10 @@ class MaskedBatchNorm(nn.Module):
             if self.is_mutable_collection("moments"):
                 moments = {"count": count, "total": total, "squares": squares}
                 self.variable("moments", "sums", lambda: moments).value = moments
+            # E[x^2] - E[x]^2 needs sums only, which add over micro-batches.
             batch_mean = total / jnp.maximum(count, 1.0)
             batch_var = squares / jnp.maximum(count, 1.0) - batch_mean**2
+            # A batch without a valid cell has no statistics of its own.
             mean = jnp.where(count > 0, batch_mean, mean)
             var = jnp.where(count > 0, jnp.maximum(batch_var, 0.0), var)
         factor = scale * jax.lax.rsqrt(var + EPSILON)
@@ -74,9 +76,9 @@ def update_running(
     running = momentum * running + (1 - momentum) * batch, with the unbiased variance.
 
     Args:
-      batch_stats: nested {"mean", "var"} of every norm layer.
+      batch_stats: nested dict with {"mean", "var"} of each norm.
       moments: the same nesting with {"sums": {"count", "total", "squares"}}, added over
-        the step's micro-batches; layers that are absent (frozen) keep their values.
+        the step's micro-batches; norms that are absent (frozen) keep their values.
       momentum: weight of the old value.
     """
     if "mean" in batch_stats and "var" in batch_stats:
@@ -88,7 +90,7 @@ def update_running(
         real = jnp.maximum(count, 1.0)
         mean = total / real
         var = jnp.maximum(squares / real - mean**2, 0.0)
-        var = var * real / jnp.maximum(real - 1.0, 1.0)
+        var = var * real / jnp.maximum(real - 1.0, 1.0)  # unbiased
         keep = jnp.where(count > 0, momentum, 1.0)
         return {
             "mean": keep * batch_stats["mean"] + (1.0 - keep) * mean,

@@ -39,10 +39,10 @@ class Alone:
 
 
 class Heads(nn.Module):
-    """The objectives' heads; each lies under the name of its objective.
+    """The objectives' heads, each under the name of its objective.
 
     Attributes:
-      objectives: of `objectives/`, hashable.
+      objectives: instances of `objectives.base.Objective`, which are hashable.
       config: `config.model`.
       text: `objectives.base.TextSpec`.
     """
@@ -64,12 +64,12 @@ class Heads(nn.Module):
 
 
 class PixelBert(nn.Module):
-    """The CNN, the front end and the transformer, as methods, and the heads.
+    """The CNN, the front end, the transformer and the heads; methods run the parts.
 
     Attributes:
       config: `config.model`.
       vocab_size: V.
-      objectives: whose heads are part of the model.
+      objectives: those whose heads are part of the model.
       text_spec: `objectives.base.TextSpec`, for the heads.
     """
 
@@ -124,9 +124,9 @@ class PixelBert(nn.Module):
         """Turns images into visual tokens of all their cells, each image once.
 
         Args:
-          image: [G, M, H, W, 3] float32 of `ops.image.prepare`.
-          image_size: [G, M, 2] int32.
-          train: use batch statistics in a trainable norm.
+          image: [G, M, H, W, 3] float32 from `ops.image.prepare`.
+          image_size: [G, M, 2] int32 (height, width).
+          train: use batch statistics in norms that are not frozen.
         """
         groups, images = image.shape[:2]
         features, size = self.backbone(
@@ -146,13 +146,14 @@ class PixelBert(nn.Module):
     ) -> Encoded:
         """Runs every pair (image m, text k) of every group through the transformer.
 
-        Pairs come from broadcasts inside the group, never from a gather between groups.
+        Pairs come from broadcasts inside the group, never from a gather between groups:
+        no image or visual token moves between devices.
 
         Args:
           text_ids: [G, K, L] int32.
           text_mask: [G, K, L] bool.
           visual: tokens of [G, M] images.
-          train: dropout on (needs the rng "dropout").
+          train: apply dropout, which needs the rng "dropout".
         """
         groups, texts, length = text_ids.shape
         images = visual.features.shape[1]
@@ -160,7 +161,7 @@ class PixelBert(nn.Module):
 
         def pairs(x: Array, axis: int) -> Array:
             x = jnp.expand_dims(x, axis)
-            rest = x.shape[3:]  # without a single pixel, -1 would have no meaning
+            rest = x.shape[3:]  # explicit: -1 cannot be inferred without any pixel
             x = jnp.broadcast_to(x, (groups, images, texts, *rest))
             return x.reshape(groups * images * texts, *rest)
 
@@ -204,5 +205,8 @@ class PixelBert(nn.Module):
         text_ids: Array,
         text_mask: Array,
     ) -> Encoded:
-        """Both parts with all pixels, as in fine-tuning; shapes as above."""
+        """Encodes images and fuses all their pixels with texts, as in fine-tuning.
+
+        For shapes see `encode_images` and `fuse`.
+        """
         return self.fuse(text_ids, text_mask, self.encode_images(image, image_size))

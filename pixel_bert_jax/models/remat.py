@@ -1,4 +1,4 @@
-"""What a block keeps for its backward pass, and what is computed again."""
+"""What a block keeps for its backward pass, and what is recomputed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def remat(block: type[nn.Module], name: str) -> type[nn.Module]:
 
     Args:
       block: a module whose call takes arrays only.
-      name: "none" keeps everything, "dots" the results of products, "full" only the
-        block's inputs.
+      name: "none" keeps everything, "dots" the results of products and
+        convolutions, "full" only the block's inputs.
 
     Raises:
       InputError: another name.

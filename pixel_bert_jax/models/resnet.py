@@ -32,9 +32,9 @@ class Conv(nn.Module):
     Attributes:
       features: output channels.
       kernel: side of the square kernel.
-      stride: of both axes.
+      stride: stride of both axes.
       groups: independent groups of channels.
-      dtype: of the products; parameters are float32.
+      dtype: dtype of the products; parameters are float32.
     """
 
     features: int
@@ -71,10 +71,10 @@ class Block(nn.Module):
     Attributes:
       features: channels of the block's output.
       inner: channels of a bottleneck's 3x3 convolution; 0 = basic block.
-      stride: of the first 3x3 convolution and of the shortcut.
-      groups: of a bottleneck's 3x3 convolution.
+      stride: stride of the first 3x3 convolution and of the shortcut.
+      groups: groups of channels of a bottleneck's 3x3 convolution.
       live: normalise by the batch's statistics, and report them.
-      dtype: of the products.
+      dtype: dtype of the products.
     """
 
     features: int
@@ -90,6 +90,7 @@ class Block(nn.Module):
         outer = valid_cells(size, x.shape[1:3])
         grid = tuple(-(-n // self.stride) for n in x.shape[1:3])
         inner = valid_cells(-(-size // self.stride), grid)
+        # (features, kernel, stride, groups) of each convolution.
         if self.inner:
             layers = (
                 (self.inner, 1, 1, 1),
@@ -104,11 +105,13 @@ class Block(nn.Module):
                 features, kernel, stride, groups, self.dtype, name=f"conv{number}"
             )
             y = conv(y, mask)
+            # From the strided convolution on, cells lie on the smaller grid.
             if stride > 1:
                 mask = inner
             y = MaskedBatchNorm(self.live, name=f"norm{number}")(y, mask)
             if number < len(layers):
                 y = nn.relu(y)
+        # As He et al.'s option B: a projection only where the shape changes.
         if x.shape != y.shape:
             x = Conv(self.features, 1, self.stride, 1, self.dtype, name="shortcut")(
                 x, outer
@@ -121,19 +124,19 @@ class ResNet(nn.Module):
     """A stem, then stages of residual blocks.
 
     Attributes:
-      depths: blocks a stage.
-      widths: output channels a stage.
+      depths: blocks per stage.
+      widths: output channels per stage.
       strides: stride of each stage's first block; the total stride is that of the stem
         (see STEMS) x their product.
-      inner: channels of the 3x3 convolutions a stage; () = basic blocks.
-      groups: of the 3x3 convolutions of bottleneck blocks (ResNeXt's cardinality).
+      inner: channels of the 3x3 convolutions per stage; () = basic blocks.
+      groups: groups of the bottlenecks' 3x3 convolutions (ResNeXt's cardinality).
       stem: "conv3", one 3x3 convolution of stride 2 to the first stage's width, or
         "conv7_pool", a 7x7 one to 64 channels and a 3x3 max pool, stride 2 each.
       norm: "batch" or "frozen".
-      frozen_stages: the stem and so many stages normalise by running statistics even
-        where `norm` is "batch"; -1: not even the stem.
+      frozen_stages: the stem and this many stages normalise by running statistics even
+        if `norm` is "batch"; -1: not even the stem.
       remat: see `models/remat.py`.
-      dtype: of the products.
+      dtype: dtype of the products.
     """
 
     depths: Sequence[int]
@@ -149,11 +152,11 @@ class ResNet(nn.Module):
 
     @staticmethod
     def frozen_patterns(fields: Mapping[str, Any]) -> tuple[str, ...]:
-        """Returns patterns of the paths of the stem and of the first stages.
+        """Returns patterns of the paths of parameters that are not trained.
 
         Args:
-          fields: `config.model.backbone`, of which `frozen_stages` counts: the number
-            of stages beside the stem; -1 = not even the stem.
+          fields: `config.model.backbone`. Its `frozen_stages` is the number of stages
+            that are frozen besides the stem; -1: nothing is frozen.
         """
         if fields["frozen_stages"] < 0:
             return ()
@@ -168,8 +171,8 @@ class ResNet(nn.Module):
 
         Args:
           image: [N, H, W, 3] float32, normalised, zero outside the image.
-          image_size: [N, 2] int32 valid (height, width); (0, 0) for no image.
-          train: use and report batch statistics where `norm` is "batch".
+          image_size: [N, 2] int32 valid (height, width); (0, 0) for padding.
+          train: use and report batch statistics if `norm` is "batch".
 
         Returns:
           features [N, h, w, C] and their valid size [N, 2].
@@ -185,6 +188,7 @@ class ResNet(nn.Module):
         stages = zip(self.depths, self.widths, self.strides, inner, strict=True)
         for stage, (depth, width, stride, middle) in enumerate(stages, 1):
             for block in range(depth):
+                # Only a stage's first block reduces the size.
                 step = stride if block == 0 else 1
                 x = block_class(
                     width,
@@ -208,7 +212,7 @@ class ResNet(nn.Module):
         x = nn.relu(MaskedBatchNorm(live, name="stem_norm")(x, inside))
         if small:
             return x, size
-        # After a ReLU zero is as good as the minus infinity that torch pads with.
+        # After a ReLU, padding with zero has the effect of torch's minus infinity.
         x = nn.max_pool(only(x, inside), (3, 3), strides=(2, 2), padding=((1, 1),) * 2)
         return x, -(-size // 2)
 

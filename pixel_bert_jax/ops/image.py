@@ -1,4 +1,4 @@
-"""Resizing and normalising photos on the device.
+"""Resizing and normalising images on the device.
 
 An image arrives as its original pixels in the corner of a square source canvas. It is
 resized by two small matrix products with a triangle filter (bilinear; widened when
@@ -21,14 +21,14 @@ RGB_STD = (58.395, 57.12, 57.375)
 
 
 def resize_matrix(source: Array, target: Array, rows: int, columns: int) -> Array:
-    """The triangle filter of one axis as a matrix.
+    """Returns the triangle filter of one axis as a matrix.
 
     Row o holds max(0, 1 - |i - c| / s) over source cells i, normalised, where
     c = (o + 0.5) source / target - 0.5 and s = max(source / target, 1).
 
     Args:
-      source: [...] int32, real length of the source axis (0 gives zeros).
-      target: [...] int32, real length of the result.
+      source: [...] int32, valid length of the source axis (0 gives zeros).
+      target: [...] int32, valid length of the result.
       rows: static length of the result's axis.
       columns: static length of the source's axis.
 
@@ -91,7 +91,7 @@ def valid_cells(size: Array, grid: tuple[int, int]) -> Array:
 
 
 def only(x: Array, mask: Array) -> Array:
-    """Zeroes x [..., C] where mask [...] is False, whatever was there."""
+    """Zeroes x [..., C] where mask [...] is False, NaN included."""
     return jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
 
 
@@ -100,7 +100,7 @@ def prepare(
 ) -> Array:
     """Resizes, normalises by ImageNet's statistics and zeroes the padding.
 
-    Args and shapes as `resize`; returns [..., H, W, 3] float32.
+    Arguments and shapes are those of `resize`; returns [..., H, W, 3] float32.
     """
     pixels = resize(image, source_size, image_size, canvas)
     mean = jnp.asarray(RGB_MEAN, jnp.float32)
@@ -113,11 +113,11 @@ def prepare(
 def prepare_images(
     batch: dict[str, Array], canvas: tuple[int, int]
 ) -> dict[str, Array]:
-    """Resizes and normalises a batch's photos on the device, as a program of its own.
+    """Resizes and normalises a batch's images on the device, as a separate program.
 
     Args:
-      batch: with `image`, `source_size`, `image_size` and perhaps the `other_` ones,
-        any leading axes.
+      batch: has `image`, `source_size`, `image_size` and, if there are partners, the
+        same with the prefix `other_`; any leading axes.
       canvas: (height, width), static.
 
     Returns:

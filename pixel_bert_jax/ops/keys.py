@@ -1,8 +1,8 @@
-"""Random keys that belong to an example, not to its place in a batch.
+"""Random keys that belong to an example, not to its position in a batch.
 
-A draw's key is fold(fold(fold(fold(base, step), TAG), hi), lo), where (hi, lo) is the
-example's uid. So a batch that is permuted, split or sharded otherwise draws the same
-numbers for the same example.
+The key of a draw is fold(fold(fold(fold(base, step), TAG), hi), lo), where (hi, lo) is
+the example id. Permuting, splitting or sharding a batch differently therefore
+leaves all draws of an example unchanged.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ SWAP = 1
 MASK = 2
 SAMPLE = 3
 DROPOUT = 4
-HOLE = 0xFFFFFFFF  # both halves of the uid of an empty slot
+HOLE = 0xFFFFFFFF  # both halves of the example id of an empty slot
 
 
 def tagged(base: Array, tag: int, step: Array | int | None = None) -> Array:
-    """Returns the key of one kind of draw, at one step or (step None) at all steps."""
+    """Returns the key of one kind of draw, of one step or (step None) of all."""
     key = base if step is None else jax.random.fold_in(base, step)
     return jax.random.fold_in(key, tag)
 
 
 def per_example(key: Array, uid: Array) -> Array:
-    """Returns one key for each example.
+    """Returns one key per example.
 
     Args:
-      key: a key of `tagged`.
-      uid: [..., 2] uint32, the two halves (hi, lo) of each example's uid.
+      key: result of `tagged`.
+      uid: [..., 2] uint32, the two halves (hi, lo) of each example id.
 
     Returns:
-      keys of shape [...].
+      Keys of shape [...].
     """
 
     def one(halves: Array) -> Array:
@@ -42,11 +42,11 @@ def per_example(key: Array, uid: Array) -> Array:
 
 
 def per_image(key: Array, uid: Array, images: int) -> Array:
-    """Returns one key for each image of each group: [G, M].
+    """Returns one key per image of each group: [G, M].
 
     Args:
-      key: a key of `tagged`.
-      uid: [G, K, 2] uint32; an image uses the uid of text slot 0, then folds m.
+      key: result of `tagged`.
+      uid: [G, K, 2] uint32; image m folds m into the key of text slot 0.
       images: M.
     """
     first = per_example(key, uid[:, 0])

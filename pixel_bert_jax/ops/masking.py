@@ -24,16 +24,16 @@ class MaskedText(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """What masking must know of a tokenizer; V words, R possible replacements."""
+    """What masking needs to know of a tokenizer; V words, R possible replacements."""
 
     special_ids: tuple[int, ...]  # never masked: [PAD], [CLS], [SEP], ...
     mask_id: int
-    replacement_ids: Array  # [R] int32, what a random replacement is drawn from
+    replacement_ids: Array  # [R] int32, the ids that random replacements come from
     is_continuation: Array  # [V] bool, True for "##" pieces
 
 
 def max_masked(text_length: int, probability: float = 0.15) -> int:
-    """Returns the static number of prediction slots a text: ceil(p L) + 4."""
+    """Returns the static number of prediction slots per text: ceil(p L) + 4."""
     return math.ceil(probability * text_length) + 4
 
 
@@ -49,22 +49,19 @@ def mask_tokens(
 ) -> MaskedText:
     """Chooses tokens and corrupts them.
 
-    Every maskable token is chosen with `probability`, independently; a text in which
-    none was chosen gives the one with the smallest draw, and no more than `slots` are
-    chosen, so that no corrupted token lacks a loss. With `whole_words`, all pieces of a
-    word share the draw of its first piece.
+    Every maskable token is chosen with `probability`, independently. If none of a text
+    is, its token with the smallest draw is chosen. At most `slots` are chosen, so that
+    no corrupted token lacks a loss. With `whole_words`, all pieces of a word share the
+    draw of its first piece.
 
     Args:
       keys: [B] random keys.
       ids: [B, L] int32.
       mask: [B, L] bool, True for real tokens.
       vocabulary: special ids and possible replacements.
-      probability: of a token to be chosen.
+      probability: probability of choosing a token.
       slots: m.
       whole_words: choose words instead of pieces.
-
-    Returns:
-      MaskedText.
     """
     length = ids.shape[-1]
     special = jnp.asarray(vocabulary.special_ids, jnp.int32)
@@ -80,12 +77,13 @@ def mask_tokens(
             draws = draws[start]
         draws = jnp.where(maskable, draws, 2.0)
         chosen = maskable & ((draws < probability) | (draws == jnp.min(draws)))
-        # Over the slots: the smallest draws stay (whole words tie and stay together
-        # as far as the slots reach).
+        # If more are chosen than there are slots, the smallest draws stay. The pieces
+        # of a word tie, so they stay together as far as the slots reach.
         by_draw = jnp.argsort(jnp.where(chosen, draws, 2.0), stable=True)
         rank = jnp.argsort(by_draw, stable=True)
         chosen = chosen & (rank < slots)
 
+        # Below 0.8 [MASK], from 0.9 on a random token, in between the token itself.
         kind = jax.random.uniform(kind_key, (length,))
         pick = jax.random.randint(
             replace_key, (length,), 0, vocabulary.replacement_ids.shape[0]
@@ -95,6 +93,7 @@ def mask_tokens(
         corrupted = jnp.where(kind >= 0.9, random_ids, corrupted)
         corrupted = jnp.where(chosen, corrupted, ids)
 
+        # Chosen positions come first, in ascending order.
         order = jnp.argsort(~chosen, stable=True)[:slots]
         weights = chosen[order]
         positions = jnp.where(weights, order, 0).astype(jnp.int32)

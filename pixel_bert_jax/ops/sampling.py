@@ -1,7 +1,7 @@
 """Random pixel sampling (Pixel-BERT, section 3.3).
 
 Each step keeps a fixed number of feature pixels of every image: drawn per image,
-without replacement, among the cells that hold image and not padding.
+without replacement, among the cells that are not padding.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ def sample_cells(keys: Array, valid: Array, count: int) -> tuple[Array, Array]:
     """Draws min(N, count) of the N valid cells of each image, uniformly.
 
     Args:
-      keys: [...] random keys, one an image.
-      valid: [..., C] bool, the cells of the flattened grid that hold image.
-      count: how many cells are kept; the static length of the result is
-        P = min(C, count).
+      keys: [...], one random key per image.
+      valid: [..., C] bool, False for padding in the flattened grid.
+      count: cells to keep; the static length of the result is P = min(C, count).
 
     Returns:
-      index: [..., P] int32, ascending among the kept cells; cells beyond the image's
-        own number point at cell 0.
-      mask: [..., P] bool, False there.
+      index: [..., P] int32, ascending; if an image has fewer valid cells, the rest
+        points at cell 0.
+      mask: [..., P] bool, False for that rest.
     """
     cells = valid.shape[-1]
     kept = min(cells, count)

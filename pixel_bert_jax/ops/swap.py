@@ -1,8 +1,8 @@
 """Mismatched pairs for image-text matching, made inside the global batch.
 
-A selected text slot takes the text of its partner: a slot of the same corpus whose
-picture is another one. Partners are found by sorting, so they follow from the examples
-themselves and not from their places in the batch.
+A selected text slot takes the text of its partner: a slot of the same corpus with
+another image. Partners are found by sorting, so they depend on the examples themselves
+and not on their positions in the batch.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from jax import Array
 def partners(
     bits: Array, image_id: Array, corpus: Array, uid: Array, real: Array
 ) -> tuple[Array, Array]:
-    """Gives every text slot a slot of the same corpus with another picture.
+    """Finds for every text slot a slot of the same corpus with another image.
 
-    Within a corpus the real slots are ordered by (bits, image_id, uid); with m the
-    largest number of slots of one picture, the partner of rank i is rank
-    (i + m) mod n, which shows another picture whenever n >= 2m.
+    Within a corpus the n slots that are not empty are ordered by (bits, image_id, uid);
+    with m the largest number of slots of one image, the partner of rank i is rank
+    (i + m) mod n, which has another image whenever n >= 2m.
 
     Args:
-      bits: [N] uint32, random bits that are equal for slots of one picture.
-      image_id: [N] int32, the picture of each slot.
+      bits: [N] uint32, random bits that are equal for slots of one image.
+      image_id: [N] int32, the image of each slot.
       corpus: [N] int32.
-      uid: [N, 2] uint32.
-      real: [N] bool; other slots neither have nor are partners.
+      uid: [N, 2] uint32 example ids.
+      real: [N] bool, False for empty slots, which neither have nor are partners.
 
     Returns:
-      partner: [N] int32, a slot's index (its own where there is none).
-      found: [N] bool, False for unreal slots, and where the partner would show the same
-        picture.
+      partner: [N] int32, index of a slot (its own if there is no partner).
+      found: [N] bool, False for empty slots, and if the partner would have the same
+        image.
     """
     slots = image_id.shape[0]
     place = jnp.arange(slots, dtype=jnp.int32)
@@ -46,7 +46,7 @@ def partners(
             )
         return changed
 
-    # Runs of one corpus and, inside them, of one picture, numbered from 0.
+    # Number the runs of one corpus and, inside them, those of one image, from 0.
     corpus_run = jnp.cumsum(starts(real, corpus)) - 1
     picture_run = jnp.cumsum(starts(real, corpus, bits, image)) - 1
 
@@ -58,6 +58,7 @@ def partners(
     largest = jax.ops.segment_max(count(picture_run), corpus_run, num_segments=slots)[
         corpus_run
     ]
+    # Rotate each corpus by its largest image: no image can reach its own slots again.
     target = first + (place - first + largest) % number
     found = real & (image[target] != image)
     partner = jnp.where(found, order[target], order).astype(jnp.int32)
