@@ -54,7 +54,7 @@ def test_a_save_that_hangs_ends_the_run_with_its_stacks(straight, tmp_path):
     limits = {"watchdog__warn": 10.0, "watchdog__limit": 20.0}
     outcome = faulty("save_hangs", *flags, **limits)
     assert outcome.code == 5, outcome.output
-    assert "goes on waiting" in outcome.output
+    assert "still waiting" in outcome.output
     assert "faulty.py" in outcome.output.split("ends the process")[1]
     assert "resuming from step 5" in runs.check_relaunch(straight, tmp_path)
 

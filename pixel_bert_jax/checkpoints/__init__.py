@@ -1,1 +1,1 @@
-"""Checkpoints of a run: what is saved, where, and how damage is noticed."""
+"""Checkpoints of a run: what is saved, where, and how damage is detected."""

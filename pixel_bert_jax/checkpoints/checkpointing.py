@@ -1,9 +1,9 @@
-"""Checkpoints: the newest for resuming, the best for using, each complete in itself.
+"""Checkpoints: the newest for resuming, the best for use, each complete in itself.
 
-Two Orbax managers keep them apart, since one manager with a metric deletes the newest
-step as soon as its metric is worse. A checkpoint holds the state, a `meta` record
-(resolved config, plan fingerprint, tokenizer, format version) and a manifest of its
-files, which is compared before anything is restored.
+Two Orbax managers keep them apart, since a single manager with a metric deletes the
+newest step as soon as its metric is worse. A checkpoint holds the state, a `meta`
+record (resolved config, plan fingerprint, tokenizer, format version) and a manifest of
+its files, which is checked before anything is restored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pixel_bert_jax.types import InputError
 FORMAT = 1
 FOLDER = "checkpoints"  # in the workdir
 
-# Fields that a relaunch may change; everything else must be as it was.
+# Fields that a relaunch may change; all others have to stay as they were.
 MAY_CHANGE = (
     "checkpoint",
     "compile_cache",
@@ -70,12 +70,12 @@ class Checkpoints:
         """Opens `workdir`/checkpoints, making it if needed.
 
         Args:
-          workdir: of the run; resolved to an absolute path.
-          keep: how many of the newest checkpoints stay.
+          workdir: folder of the run.
+          keep: number of newest checkpoints to keep.
           metric: name of the evaluation metric that decides what is best, or "".
           mode: "max" or "min" of that metric.
-          read_only: change nothing there: a run may be writing at this moment.
-          fallback: take an older checkpoint where the newest is damaged.
+          read_only: change nothing there, since a run may be writing to it.
+          fallback: use an older checkpoint if the newest is damaged.
 
         Raises:
           InputError: the folder cannot be written to.
@@ -89,10 +89,10 @@ class Checkpoints:
         self.best = Store(root / BEST, 1, read_only, fallback)
 
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Starts writing the newest checkpoint in the background, unless it is there.
+        """Starts writing a checkpoint in the background, unless the step is saved.
 
         Raises:
-          OSError: too little space is left, or an earlier write failed.
+          OSError: too little disk space is left, or an earlier write failed.
         """
         self.latest.save(state, meta)
 
@@ -111,7 +111,7 @@ class Checkpoints:
         if step is not None:
             old = self.read_meta(BEST)["figures"][self.metric]
             better = hosts.agree(self.sign * value > self.sign * old)
-            # A step that is retaken after a crash was saved before.
+            # A step that is repeated after a crash has been saved already.
             if not better or step == int(state.step):
                 return False
         self.best.save(state, {**meta, "figures": dict(metrics)})
@@ -121,7 +121,7 @@ class Checkpoints:
         """Returns the step of the newest complete checkpoint, or None.
 
         Raises:
-          InputError: it is damaged; names the files and an older one that is whole.
+          InputError: it is damaged; names the files and an older intact checkpoint.
         """
         return self._of(which).newest_step()
 
@@ -129,8 +129,7 @@ class Checkpoints:
         """Returns the `meta` record of the newest checkpoint.
 
         Raises:
-          InputError: another version of this program wrote it, in another format, or
-            it is damaged.
+          InputError: it is damaged, or of another format.
         """
         store = self._of(which)
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
@@ -143,11 +142,11 @@ class Checkpoints:
         return meta
 
     def restore(self, target: TrainState, which: str = LATEST) -> TrainState:
-        """Reads the newest checkpoint onto the devices that `target` names.
+        """Reads the newest checkpoint with the shardings of `target`.
 
         Raises:
-          InputError: the checkpoint holds another architecture; names the first paths
-            with both shapes. Or it is damaged.
+          InputError: the checkpoint is damaged, or of another architecture; names the
+            first paths with both shapes.
         """
         store = self._of(which)
         step = store.newest_step()
@@ -158,7 +157,7 @@ class Checkpoints:
         return target.replace(**store.manager.restore(step, args=args)["state"])
 
     def check(self) -> None:
-        """Raises the error of a background write that has failed; does not wait."""
+        """Raises the error of a background write that has failed, without waiting."""
         self.latest.check()
         self.best.check()
 
@@ -177,7 +176,7 @@ class Checkpoints:
 
 
 def options(config: Checkpoint) -> dict[str, Any]:
-    """Returns the arguments of `Checkpoints` that `config.checkpoint` decides."""
+    """Returns the arguments of `Checkpoints` that `config.checkpoint` sets."""
     return {
         "keep": config.keep,
         "metric": config.best_metric,
@@ -211,7 +210,7 @@ def _check_shapes(stored: Any, target: Any, step: int) -> None:
 
 
 def _stored_shape(leaf: Any) -> tuple[int, ...]:
-    """Returns the shape that a leaf has on disk, where a key is its raw bits."""
+    """Returns the shape that a leaf has on disk, where a random key is raw bits."""
     dtype = getattr(leaf, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
@@ -221,7 +220,7 @@ def _stored_shape(leaf: Any) -> tuple[int, ...]:
 def check_same_config(
     old: Mapping[str, Any], new: Mapping[str, Any], where: str
 ) -> None:
-    """Refuses to go on with another config than the checkpoint's.
+    """Refuses to resume with another config than the checkpoint's.
 
     Args:
       old: config of the checkpoint.
@@ -229,7 +228,7 @@ def check_same_config(
       where: names the checkpoint in the message.
 
     Raises:
-      InputError: lists every difference outside of MAY_CHANGE.
+      InputError: lists every difference except those in MAY_CHANGE.
     """
     before, after = (trees.flatten(_plain(c)) for c in (old, new))
     lines = [

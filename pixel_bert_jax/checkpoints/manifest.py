@@ -1,8 +1,8 @@
-"""What a folder of a checkpoint holds, file by file, so that damage is noticed.
+"""The files of a checkpoint with their hashes, so that damage is detected.
 
-Nothing else would: a flipped bit in an array is read back as another number. The
-manifest is the last file that is written before a folder gets its final name, so a
-folder that is there has one, and is whole if its files are as listed.
+Nothing else detects it: a flipped bit in an array is read back as another number. The
+manifest is the last file written before a folder gets its final name. A folder under
+its final name therefore has a manifest, and is intact if its files match it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import os
 from pathlib import Path
 
 FILE = "manifest.json"
-# Orbax completes this record when the folder gets its name; all else in it counts.
+# Orbax adds this entry to the record as it renames the folder; all others are hashed.
 RECORD, COMPLETED = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs"
-SHOWN = 5
+SHOWN = 5  # faults in a message
 
 
 def write(folder: Path) -> None:
@@ -36,7 +36,7 @@ def faults(folder: Path) -> list[str]:
     """Reads all files of `folder` and compares them with its manifest.
 
     Returns:
-      What is wrong, the first few faults in words; [] if nothing is.
+      Descriptions of the first SHOWN faults; [] if there are none.
     """
     try:
         content = json.loads((folder / FILE).read_text("utf-8"))
@@ -72,7 +72,7 @@ def _identity(name: str, path: Path) -> tuple[int, str]:
             record.pop(COMPLETED, None)
             content = json.dumps(record, sort_keys=True).encode()
         except (ValueError, TypeError):
-            pass  # it is damaged, and so another text
+            pass  # damaged: hash it as it is, so that it differs
         return len(content), hashlib.sha256(content).hexdigest()
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -80,7 +80,7 @@ def _identity(name: str, path: Path) -> tuple[int, str]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Returns the path of every file of a folder but the manifest, by its name."""
+    """Returns name -> path for every file of a folder except the manifest."""
     return {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))

@@ -1,7 +1,8 @@
 """One folder of checkpoints, each with a manifest of its files.
 
-Orbax takes a folder of the right name for a complete checkpoint and reads a flipped bit
-as another number; here a checkpoint counts once its files are as the manifest says.
+Orbax takes any folder with the right name for a complete checkpoint, and reads a
+flipped bit as another number. Here a checkpoint counts only if its files match its
+manifest.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError
 
-LATEST, BEST = "latest", "best"  # names of the folders of a workdir
-TEMPORARY = ".orbax-checkpoint-tmp"  # ends the name of a folder that is not complete
-DAMAGED = ".damaged"  # ends that of one that was put aside
-SPARE = 4 << 20  # bytes beside the arrays: records of the files, the config
+LATEST, BEST = "latest", "best"  # folder names
+TEMPORARY = ".orbax-checkpoint-tmp"  # suffix of folders that are not complete
+DAMAGED = ".damaged"  # suffix of folders that were put aside
+SPARE = 4 << 20  # bytes besides the arrays: records of the files, the config
 
 
 class Store:
     """One folder of checkpoints.
 
     Attributes:
-      folder: where they lie.
-      manager: Orbax's.
+      folder: path of the folder.
+      manager: Orbax's checkpoint manager.
     """
 
     def __init__(self, folder: Path, keep: int, read_only: bool, fallback: bool):
-        """Opens the folder; arguments as of `checkpointing.Checkpoints`."""
+        """Opens the folder; for the arguments see `checkpointing.Checkpoints`."""
         self.folder, self._read_only, self._fallback = folder, read_only, fallback
         self._saving: int | None = None
         self._verified: int | None = None
         self.manager = ocp.CheckpointManager(
             folder,
-            # Named here, so that a fresh process can ask for shapes before it restores.
+            # Named here, so that a fresh process can read shapes before it restores.
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "meta": ocp.JsonCheckpointHandler(),
@@ -52,7 +53,7 @@ class Store:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 create=not read_only,
-                # What a killed run left; of a running one it would be its newest step.
+                # Of a killed run. A reader keeps them: a run may be writing them now.
                 cleanup_tmp_directories=not read_only,
                 async_options=ocp.AsyncOptions(
                     post_finalization_callback=self._write_manifest
@@ -61,15 +62,15 @@ class Store:
         )
 
     def newest_step(self) -> int | None:
-        """Returns the newest step, once its files are compared with the manifest.
+        """Returns the newest step whose files match its manifest, or None.
 
-        With `fallback` a damaged one is put aside, under another name.
+        With `fallback`, damaged steps are put aside under another name.
         """
         self.manager.wait_until_finished()
         step = self._newest_whole() if hosts.first() else None
         step = hosts.agree(-1 if step is None else step)
         if hosts.several():
-            self.manager.reload()  # process 0 may have put some aside
+            self.manager.reload()  # process 0 may have put steps aside
         return None if step < 0 else step
 
     def _newest_whole(self) -> int | None:
@@ -88,15 +89,15 @@ class Store:
         if not damaged:
             return step
         told = "; ".join(damaged.values())
-        # A run can go on without a best checkpoint, not without any.
+        # A run can continue without a best checkpoint, but not without any.
         if step is None and self.folder.name == LATEST:
-            raise InputError(f"{told}; no other is whole")
+            raise InputError(f"{told}; no other is intact")
         if not self._fallback:
             raise InputError(
-                f"{told}; --config.checkpoint.fallback=True goes on from "
-                f"{'none' if step is None else f'step {step}, which is whole'}"
+                f"{told}; --config.checkpoint.fallback=True continues from "
+                f"{'none' if step is None else f'step {step}, which is intact'}"
             )
-        print(f"{told}; going on from step {step}", file=sys.stderr)
+        print(f"{told}; continuing from step {step}", file=sys.stderr)
         if not self._read_only:
             for number in damaged:
                 place = self.folder / str(number)
@@ -106,7 +107,7 @@ class Store:
         return step
 
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Starts to write a step, unless it is there."""
+        """Starts writing a step in the background, unless it is saved."""
         step = int(jax.device_get(state.step))
         if step in self.manager.all_steps():
             return
@@ -128,13 +129,13 @@ class Store:
             )
 
     def check(self) -> None:
-        """Raises the error of a background write that is over."""
+        """Raises the error of a background write that has ended."""
         if self._saving is not None and not self.manager.is_saving_in_progress():
             self._saving = None
             self.manager.wait_until_finished()
 
     def _write_manifest(self) -> None:
-        """Is called when all files are there and the folder still has another name."""
+        """Called by Orbax once all files are written, before the folder is renamed."""
         if hosts.first():
             step = self._saving
             manifest.write(self.folder / f"{step}{TEMPORARY}")
@@ -142,20 +143,20 @@ class Store:
 
 
 def stored_fields(state: TrainState) -> dict[str, Any]:
-    """Returns a state's fields as they are stored.
+    """Returns the fields of a state that are stored.
 
-    Of a run that carries nothing from step to step nothing is stored of that, so that
-    its checkpoints are what they were before there was such a field.
+    `carried` is left out if it is empty, so that checkpoints from before this field
+    existed can still be restored.
     """
     fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     return {name: x for name, x in fields.items() if name != "carried" or x}
 
 
 def check_writable(root: Path) -> None:
-    """Finds out before the first step what a save would find out after hours.
+    """Checks before the first step that checkpoints can be written.
 
     Raises:
-      InputError: nothing can be written there.
+      InputError: nothing can be written to `root`.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -166,10 +167,10 @@ def check_writable(root: Path) -> None:
 
 
 def check_space(folder: Path, state: TrainState) -> None:
-    """Refuses to begin a checkpoint that would fill the disk.
+    """Refuses to start a checkpoint that would fill the disk.
 
     Raises:
-      OSError: names the folder, what is needed and what there is.
+      OSError: names the folder, the bytes needed and the bytes free.
     """
     needed = sum(
         math.prod(leaf.shape) * getattr(leaf.dtype, "itemsize", 8)
@@ -180,5 +181,5 @@ def check_space(folder: Path, state: TrainState) -> None:
     if free < needed + SPARE:
         raise OSError(
             f"no space for a checkpoint in {folder}: {needed:,} bytes and {SPARE:,} "
-            f"to spare are needed, {free:,} are free; what is there stays as it is"
+            f"to spare are needed, {free:,} are free; existing checkpoints are kept"
         )

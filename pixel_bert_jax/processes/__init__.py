@@ -1,1 +1,1 @@
-"""Runs of several processes, and processes that hang or share a workdir."""
+"""Runs of several processes, hanging processes, and the lock on a workdir."""

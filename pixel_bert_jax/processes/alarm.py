@@ -1,8 +1,8 @@
-"""The end of one process is the end of all, at once and with its reason.
+"""If one process of a run fails, all end at once, with its reason and exit code.
 
-JAX misses a lost process when its heartbeats fail, does not say whose, and aborts. So
-the connections by which processes met at the start stay open, each to process 0:
-whoever ends says why, and whoever is lost breaks its connection.
+JAX notices a lost process only when its heartbeats fail, does not say which one it was,
+and aborts. Therefore the connections to process 0 that were made at the start stay
+open: a process that ends sends its reason first, and a lost one breaks its connection.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 from pixel_bert_jax.types import EXIT_DONE, EXIT_LOST, EXIT_PREEMPTED
 
 IN_ORDER = (EXIT_DONE, EXIT_PREEMPTED)
-GRACE = 10.0  # seconds for what the others do at their end, such as saving
+GRACE = 10.0  # seconds that processes have to end by themselves, such as to save
 LONGEST = 1 << 26  # bytes of a message
 
 
 def send(connection: socket.socket, value: Any) -> None:
-    """Sends a plain value."""
+    """Sends a value that JSON can hold, preceded by its length."""
     data = json.dumps(value).encode()
     connection.sendall(len(data).to_bytes(8, "big") + data)
 
@@ -34,13 +34,13 @@ def receive(connection: socket.socket) -> Any:
     """Returns the next value.
 
     Raises:
-      OSError: the other side is gone, or silent for the connection's timeout.
-      ValueError: that was none of our messages.
+      OSError: the other side is gone, or silent for longer than the timeout.
+      ValueError: this is not a message of `send`.
     """
 
     def exactly(count: int) -> bytes:
         if count > LONGEST:
-            raise ValueError("no message of ours is so long")
+            raise ValueError(f"a message of {count} bytes is too long")
         data = b""
         while len(data) < count:
             part = connection.recv(min(count - len(data), 1 << 16))
@@ -56,16 +56,16 @@ class Alarm:
     """Connects this process with process 0, or process 0 with all others."""
 
     def __init__(self, name: str, others: Mapping[str, socket.socket], first: bool):
-        """Begins to listen.
+        """Starts to listen.
 
         Args:
-          name: of this process, for the others.
-          others: connections by the names of those behind them.
+          name: name of this process in messages.
+          others: name of another process -> connection to it.
           first: whether this is process 0.
         """
         self._name, self._others, self._first = name, dict(others), first
         self._lock = threading.Lock()
-        self._code: int | None = None  # with which a process failed, this or another
+        self._code: int | None = None  # exit code of the first process that failed
         self._leaving = threading.Event()
         self._threads = [
             threading.Thread(target=self._listen, args=other, name="alarm", daemon=True)
@@ -73,7 +73,8 @@ class Alarm:
         ]
         for connection in self._others.values():
             connection.settimeout(None)
-            # A host without power closes nothing: after 20 s it is asked, three times.
+            # A host that loses power closes nothing: after 20 s of silence, probe it up
+            # to three times.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for field, value in (("IDLE", 20), ("INTVL", 10), ("CNT", 3)):
                 if option := getattr(socket, f"TCP_KEEP{field}", None):
@@ -82,18 +83,22 @@ class Alarm:
             thread.start()
 
     def leave(self, code: int, text: str = "") -> int:
-        """Tells the others that this process ends, and returns the code to end with.
+        """Informs the others that this process ends; returns its exit code.
 
         Args:
-          code: exit code; any but `IN_ORDER` ends the others too.
-          text: why.
+          code: exit code; any except `IN_ORDER` ends the others too.
+          text: reason.
+
+        Returns:
+          `code`, or that of a process that failed earlier.
         """
         message = {"code": code, "text": f"{self._name} ended: {text}", "lost": False}
         if code in IN_ORDER:
-            # What happens to the others from here on still ends this process, which
-            # may wait for them at its exit.
+            # A later failure of another process still ends this one, which may be
+            # waiting for the others at its exit.
             self._tell(message)
             return code
+        # The first failure of all counts: later ones are only its consequences.
         with self._lock:
             follows, self._code = self._code, self._code or code
         self._leaving.set()
@@ -103,9 +108,9 @@ class Alarm:
         return self._code
 
     def _wait_for_others(self, but: threading.Thread | None = None) -> None:
-        """Keeps process 0, and JAX's service in it, until the others are gone.
+        """Keeps process 0 alive until the others have ended.
 
-        Without the service they would be aborted.
+        It runs JAX's coordination service; without that JAX would abort them.
         """
         until = time.monotonic() + GRACE + 2
         for thread in self._threads if self._first else ():
@@ -119,14 +124,14 @@ class Alarm:
                     send(connection, message)
 
     def _listen(self, name: str, connection: socket.socket) -> None:
-        """Reads what one process says until its connection breaks."""
+        """Reads the messages of one process until its connection breaks."""
         in_order = False
         while True:
             try:
                 message = receive(connection)
                 code, text, lost = (message[key] for key in ("code", "text", "lost"))
             except (OSError, ValueError, KeyError, TypeError):
-                if in_order:
+                if in_order:  # it had announced its end
                     return
                 code, text, lost = EXIT_LOST, f"{name} is gone without a word", True
             if code in IN_ORDER:
@@ -143,9 +148,9 @@ class Alarm:
         """Ends this process because another one failed."""
         self._tell({"code": code, "text": text, "lost": lost}, but=name)
         print(f"error: {text}", file=sys.stderr, flush=True)
-        # With a process that is lost nothing in common can be done any more.
+        # If a process is lost, no collective can finish: there is nothing to wait for.
         if not lost and self._leaving.wait(GRACE):
-            return  # by itself
+            return  # this process is ending by itself
         self._wait_for_others(but=threading.current_thread())
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()

@@ -1,8 +1,8 @@
-"""Several processes that train as one: who is there, and do all mean the same?
+"""Start-up of a run of several processes: are all there, and do they agree?
 
-JAX's own start-up ends every process without a word of who is missing. So they first
-meet here: process 0 listens beside the coordinator's port, each says who it is and what
-it would do, and all hear what is wrong.
+If a process is missing, JAX's own start-up ends all others without naming it. Therefore
+processes connect here first: process 0 listens on the port above the coordinator's,
+each process reports its number, host and config, and all receive the same verdict.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from pixel_bert_jax.processes.alarm import Alarm, receive, send
 from pixel_bert_jax.types import HostError, InputError
 
 PACKAGES = ("pixel-bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-SHOWN = 5
+SHOWN = 5  # differences per process in a message
 RETRY = 0.2  # seconds between attempts to reach process 0
 _alarm: Alarm | None = None  # of this process, once it has met the others
-CONNECTING = 30.0  # seconds to connect those whom JAX has brought together
-PATIENCE = 5.0  # seconds that whoever connects has to say who it is
+CONNECTING = 30.0  # seconds to connect processes that have joined through JAX
+PATIENCE = 5.0  # seconds in which a new connection has to identify itself
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The processes of a run, as flags name them.
+    """The processes of a run, as given by flags.
 
     Attributes:
       coordinator: "host:port" of process 0; the port above it has to be free as well.
-      processes: their number.
-      process: which one this is, from 0.
+      processes: number of processes.
+      process: number of this one, from 0.
       timeout: seconds to wait for the others.
     """
 
@@ -50,7 +50,7 @@ class Group:
     timeout: float = 300.0
 
     def __post_init__(self) -> None:
-        """Checks the numbers.
+        """Checks the fields.
 
         Raises:
           InputError: they do not fit together.
@@ -68,22 +68,22 @@ class Group:
 
     @property
     def meeting(self) -> tuple[str, int]:
-        """Where process 0 listens."""
+        """(host, port) at which process 0 listens."""
         host, _, port = self.coordinator.rpartition(":")
         return host, int(port) + 1
 
 
 def start(group: Group | None, launch: Mapping[str, Any]) -> None:
-    """Joins the processes of a run; must come before any device is touched.
+    """Joins the processes of a run; has to come before any device is used.
 
     Args:
-      group: None for what JAX finds out by itself on TPU pods and under SLURM; then
-        nobody says who does not come.
-      launch: the config and what else has to be the same everywhere, nested.
+      group: None to use what JAX detects on TPU pods and under SLURM; a missing process
+        is then not named.
+      launch: nested facts that have to be equal in all processes, such as the config.
 
     Raises:
-      HostError: a process did not come, or was launched otherwise, or has other
-        packages.
+      HostError: a process did not join, was launched with other facts, or has other
+        package versions.
     """
     global _alarm
     facts = {**launch, "packages": versions()}
@@ -103,7 +103,7 @@ def start(group: Group | None, launch: Mapping[str, Any]) -> None:
 
 
 def _meet_again() -> Alarm | None:
-    """Lets processes that JAX brought together connect themselves as well."""
+    """Connects processes that have joined through JAX, for the alarm."""
     with socket.socket() as server:
         server.bind(("", 0))
         said = _everyone(
@@ -124,7 +124,7 @@ def _meet_again() -> Alarm | None:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of what decides a step's numbers."""
+    """Returns the versions of Python and of the packages that decide numbers."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -133,17 +133,17 @@ def versions() -> dict[str, str]:
 
 
 def meet(group: Group, facts: Mapping[str, Any]) -> Alarm:
-    """Waits for all processes and compares what they say.
+    """Waits for all processes and compares their facts.
 
     Args:
-      group: who is expected.
-      facts: nested plain values that must be equal everywhere.
+      group: the processes to wait for.
+      facts: nested plain values that have to be equal in all processes.
 
     Returns:
-      What ends all processes when one of them ends.
+      The alarm, which ends all processes when one of them fails.
 
     Raises:
-      HostError: on every process that came, with the same text.
+      HostError: raised with the same text in every process that joined.
     """
     own = {
         "process": group.process,
@@ -164,7 +164,7 @@ def meet(group: Group, facts: Mapping[str, Any]) -> Alarm:
 def _listen(
     group: Group, own: dict[str, Any], stack: contextlib.ExitStack
 ) -> tuple[str, dict[str, socket.socket]]:
-    """Collects what all say and tells everyone the verdict; "" if all is well."""
+    """Collects all reports and sends the verdict, "" if there is no fault."""
     came = {0: own}
     connections = []
     deadline = time.monotonic() + group.timeout
@@ -193,7 +193,7 @@ def _listen(
                 number, host = int(said["process"]), str(said["host"])
                 _ = said["facts"].items()
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                connection.close()  # of a stranger
+                connection.close()  # not a process of this run
                 continue
             connections.append((said, connection))
             if number in came or not 0 < number < group.processes:
@@ -213,7 +213,7 @@ def _listen(
 def _report(
     group: Group, own: dict[str, Any], stack: contextlib.ExitStack
 ) -> tuple[str, dict[str, socket.socket]]:
-    """Tells process 0 what this one would do and returns the verdict."""
+    """Reports to process 0 and returns its verdict."""
     deadline = time.monotonic() + group.timeout
     host, port = group.meeting
     while True:
@@ -221,14 +221,14 @@ def _report(
         if left <= 0:
             verdict = (
                 f"process 0 did not answer at {host}:{port} within "
-                f"{group.timeout:.0f} s; process {group.process} was there"
+                f"{group.timeout:.0f} s; process {group.process} was waiting"
             )
             return verdict, {}
         try:
             connection = socket.create_connection((host, port), timeout=left)
             stack.callback(connection.close)
             send(connection, own)
-            # Process 0 may wait for others, as long as this one may.
+            # Process 0 may wait for other processes for as long as this one may.
             connection.settimeout(group.timeout + 5)
             return str(receive(connection)), {f"process 0 ({host})": connection}
         except (OSError, ValueError):
@@ -244,14 +244,14 @@ def _verdict(group: Group, came: Mapping[int, Mapping[str, Any]]) -> str:
     missing = [str(n) for n in range(group.processes) if n not in came]
     if missing:
         return (
-            f"process {', '.join(missing)} of {group.processes} did not come within "
-            f"{group.timeout:.0f} s; there are {there}"
+            f"process {', '.join(missing)} of {group.processes} did not join within "
+            f"{group.timeout:.0f} s; joined: {there}"
         )
     return _differences(came)
 
 
 def _differences(came: Mapping[int, Mapping[str, Any]]) -> str:
-    """Says in which facts a process is not like process 0; "" if in none."""
+    """Names the facts in which a process differs from process 0; "" if none."""
     lines = []
     first = _flat(came[0]["facts"])
     for n in sorted(came):
@@ -275,13 +275,14 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def compare(facts: Mapping[str, Any]) -> None:
-    """Compares what all processes have to say once they have joined.
+    """Compares facts of all processes, once they have joined.
 
     Args:
-      facts: nested plain values that must be equal everywhere.
+      facts: nested plain values that have to be equal in all processes.
 
     Raises:
-      HostError: on every process, with the same text, which names who differs in what.
+      HostError: raised in every process with the same text, which names the
+        differences.
     """
     if not several():
         return
@@ -291,7 +292,8 @@ def compare(facts: Mapping[str, Any]) -> None:
 
 
 def _everyone(own: Any) -> list[Any]:
-    """Returns a plain value of every process, in order of their numbers."""
+    """Gathers a plain value from every process, in order of their numbers."""
+    # Collectives need one shape: pad all texts to the longest.
     text = json.dumps(own, default=str).encode()
     longest = np.max(multihost_utils.process_allgather(np.int32(len(text))))
     sent = np.zeros(longest, np.uint8)
@@ -301,28 +303,28 @@ def _everyone(own: Any) -> list[Any]:
 
 
 def leave(code: int, text: str = "") -> int:
-    """Tells the other processes that this one ends; see `Alarm.leave`."""
+    """Informs the other processes that this one ends; see `Alarm.leave`."""
     return code if _alarm is None else _alarm.leave(code, text)
 
 
 def several() -> bool:
-    """Returns whether this process is one of several."""
+    """Returns whether the run has several processes."""
     return jax.process_count() > 1
 
 
 def first() -> bool:
-    """Returns whether this process is the one that writes and speaks."""
+    """Returns whether this is process 0, which alone writes and prints."""
     return jax.process_index() == 0
 
 
 def say(text: str) -> None:
-    """Prints a line for the user, once for all processes."""
+    """Prints a line to stderr, on process 0 only."""
     if first():
         print(text, file=sys.stderr, flush=True)
 
 
 def agree(value: int) -> int:
-    """Returns what process 0 has, on every process."""
+    """Broadcasts a number from process 0 to all processes."""
     if not several():
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

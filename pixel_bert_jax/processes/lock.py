@@ -1,8 +1,8 @@
 """A lock on a workdir: two processes would overwrite each other's checkpoints.
 
-The kernel's `flock`, which ends with the process however that ends. filelock does not
-say who holds a lock, and where the file system has none it leaves a marker file that
-outlives a killed process.
+The kernel's `flock`, which is released when the process ends, however it ends. filelock
+does not say who holds a lock, and on a file system without locks it leaves a marker
+file that outlives a killed process.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FILE = "lock"
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Holds the lock of a workdir, until the block or the process ends.
+    """Holds the lock of a workdir until the block or the process ends.
 
     On a file system without locks the workdir is not locked, with a warning.
 
     Raises:
-      InputError: another process, which the text names, holds the lock; or the workdir
+      InputError: another process holds the lock (the message names it), or the workdir
         cannot be written to.
     """
     try:

@@ -1,8 +1,8 @@
-"""Notices a run that hangs: in a collective, in a save, on a file that never comes.
+"""Notices a run that hangs: in a collective, in a save, on a file that never arrives.
 
-Nothing of that raises. A thread looks at the time of the last sign of life; after a
-while it prints where every thread stands, and after a longer one it ends the process,
-so that whoever started it can start it again.
+None of these raises. A thread watches the time since the last sign of life. After a
+while it prints the stacks of all threads, and after a longer while it ends the process,
+so that the launcher can start it again.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ T = TypeVar("T")
 
 
 class Watchdog:
-    """Waits for signs of life while it is entered as a context."""
+    """Watches for signs of life while it is entered as a context."""
 
     def __init__(
         self, warn: float, limit: float, leave: Callable[[int, str], Any] | None = None
     ):
-        """Does nothing yet.
+        """Does not start yet.
 
         Args:
-          warn: seconds without a sign of life until the stacks are printed; 0: never.
-          limit: until the process is ended with `EXIT_WATCHDOG`; 0: never.
-          leave: is called before that with code and reason, to tell other processes.
+          warn: seconds without a sign of life until stacks are printed; 0: never.
+          limit: seconds until the process is ended with `EXIT_WATCHDOG`; 0: never.
+          leave: called before that with exit code and reason, to inform other
+            processes.
         """
         self._leave = leave or (lambda code, text: None)
         self._warn, self._limit = warn, limit
@@ -44,7 +45,7 @@ class Watchdog:
         )
 
     def __enter__(self) -> Watchdog:
-        """Starts to watch."""
+        """Starts watching."""
         self.alive("the start")
         if self._warn or self._limit:
             self._thread.start()
@@ -55,7 +56,7 @@ class Watchdog:
         self._over.set()
 
     def alive(self, what: str) -> None:
-        """Is called whenever something is done; `what` comes next."""
+        """Records a sign of life; `what` describes it in messages."""
         self._last, self._what, self._warned = time.monotonic(), what, False
 
     def watched(self, items: Iterable[T], what: str) -> Iterator[T]:
@@ -72,11 +73,11 @@ class Watchdog:
                 self._tell(silent, "ends the process")
                 why = f"nothing was done for {silent:.0f} s, since {self._what}"
                 self._leave(EXIT_WATCHDOG, why)
-                # Threads that hang would keep any gentler exit waiting.
+                # Any gentler exit would wait for the threads that hang.
                 os._exit(EXIT_WATCHDOG)
             if self._warn and silent > self._warn and not self._warned:
                 self._warned = True
-                self._tell(silent, "goes on waiting")
+                self._tell(silent, "still waiting")
 
     def _tell(self, silent: float, then: str) -> None:
         print(

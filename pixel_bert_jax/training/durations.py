@@ -1,7 +1,7 @@
 """Lengths of training, "40 epochs" | "2000 steps" | "5 %", as optimizer steps.
 
 The only arithmetic of epochs in the project: schedules, evaluation and checkpoints all
-ask here, so that they cannot disagree about where an epoch ends.
+use it, so that they cannot disagree about where an epoch ends.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def steps(
 
     Args:
       duration: "N epochs" and "N %" (of `total`) with N an integer or a decimal
-        number, "N steps" or N with an integer. "epoch" and "step" are read too, the
-        space may be missing.
+        number, "N steps" or N with an integer. The singular forms are accepted, the
+        space is optional.
       steps_per_epoch: steps of one epoch, at least 1.
-      total: steps of the whole run, that percentages refer to.
+      total: steps of the whole run, which percentages refer to.
 
     Raises:
-      InputError: another form, a negative number, part of a step, or a percentage
-        where no total is known (the length of the run itself).
+      InputError: another form, a negative number, a fraction of a step, or a
+        percentage without a total (as for the length of the run itself).
     """
     if isinstance(duration, int) and not isinstance(duration, bool) and duration >= 0:
         return duration
@@ -56,7 +56,7 @@ def steps(
     else:
         if steps_per_epoch < 1:
             raise InputError(
-                f"Expected at least 1 step an epoch, received {steps_per_epoch}."
+                f"Expected at least 1 step per epoch, received {steps_per_epoch}."
             )
         exact = number * steps_per_epoch
     return max(int(exact + Fraction(1, 2)), 1 if exact > 0 else 0)

@@ -24,13 +24,13 @@ FROZEN = "frozen"
 class Optimizer(NamedTuple):
     """What a training step needs to turn gradients into updates."""
 
-    transform: optax.GradientTransformation  # over the flat dict of trainable leaves
+    transform: optax.GradientTransformation  # on the flat dict of trainable leaves
     schedule: Callable[[Array], Array]  # step -> factor of every group's rate
     groups: dict[str, str]  # parameter path -> group, "frozen" included
 
     @property
     def trainable(self) -> tuple[str, ...]:
-        """Paths of the parameters that are trained."""
+        """Paths of the trainable parameters."""
         return tuple(p for p, group in self.groups.items() if group != FROZEN)
 
 
@@ -47,8 +47,8 @@ def build(
     Args:
       config: `config.optim`.
       params: nested dict of arrays or shapes.
-      frozen: patterns of paths that are not trained, before any rule.
-      steps_per_epoch: steps that "1 epoch" means.
+      frozen: patterns of paths that are not trained; they come before the rules.
+      steps_per_epoch: steps of one epoch.
       total: steps of the whole run.
 
     Raises:
@@ -62,6 +62,7 @@ def build(
                 f"{nearest(name, groups)}; valid: {', '.join([*groups, FROZEN])}"
             )
     paths = list(trees.flatten(params))
+    # The first match wins: what the model freezes stays frozen under any rule.
     rules = [*((pattern, FROZEN) for pattern in frozen), *config.rules]
     labels = trees.match_rules(rules, paths)
     unused = trees.unused_rules(rules, paths)
@@ -72,7 +73,7 @@ def build(
         )
     transforms = {name: _transform(fields) for name, fields in groups.items()}
     trained = {path: label for path, label in labels.items() if label != FROZEN}
-    # Clipping sees all trainable gradients at once, before they are split by group.
+    # Clip by the norm of all trainable gradients, before they are split by group.
     transform = optax.chain(
         optax.clip_by_global_norm(config.clip_norm)
         if config.clip_norm
@@ -97,10 +98,10 @@ def _transform(fields: OptimGroup) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(fields.weight_decay)
     rate = fields.learning_rate
     if fields.kind == "sgd":
-        # As torch: the L2 term joins the gradient before the momentum.
+        # As in torch, the L2 term is added to the gradient before the momentum.
         parts = (decay, optax.trace(decay=fields.momentum))
     else:
-        # Decoupled: the decay joins after Adam's scaling.
+        # Decoupled: the decay is added after Adam's scaling.
         adam = optax.scale_by_adam(fields.beta1, fields.beta2, fields.epsilon)
         parts = (adam, decay)
     return optax.chain(*parts, optax.scale(-rate))
@@ -109,19 +110,19 @@ def _transform(fields: OptimGroup) -> optax.GradientTransformation:
 def step_schedule(
     *, warmup: int, warmup_factor: float, decays: Sequence[int], decay_factor: float
 ) -> Callable[[Array], Array]:
-    """Linear warm-up from `warmup_factor` to 1, then a factor at each decay.
+    """Returns a linear warm-up from `warmup_factor` to 1, then a factor per decay.
 
     Args:
       warmup: steps until the factor reaches 1.
       warmup_factor: factor of the first step.
-      decays: steps from which `decay_factor` applies once more.
+      decays: steps from which on `decay_factor` is applied once more.
       decay_factor: e.g. 0.1.
 
     Returns:
       A function of the step (int32 scalar) that gives a float32 factor.
     """
     # optax.linear_schedule is off by up to two units in the last place, this by one;
-    # and optax.piecewise_constant_schedule takes two decays at one step for one.
+    # and optax.piecewise_constant_schedule applies two decays at one step only once.
 
     def factor(step: Array) -> Array:
         progress = jnp.minimum(step.astype(jnp.float32) / max(warmup, 1), 1.0)

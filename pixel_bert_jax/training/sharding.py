@@ -1,9 +1,9 @@
-"""The device mesh, and which parameter lies how on it.
+"""The device mesh, and how each parameter is split over it.
 
 Axes: `data` replicates parameters and splits the batch, `fsdp` splits both, `model`
 splits the products of the transformer (Shoeybi et al., Megatron-LM, arXiv 1909.08053,
-section 3): heads and hidden units lie apart, the rest is computed on all of its
-devices. The group axis of a batch is split over (`data`, `fsdp`).
+section 3): each of its devices has some heads and hidden units, and computes everything
+else as well. The group axis of a batch is split over (`data`, `fsdp`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pixel_bert_jax.types import InputError, Params
 
 AXES = ("data", "fsdp", "model")
 BATCH_AXES = ("data", "fsdp")
-# Leaves are delivered as [accumulate, groups / accumulate, ...].
+# Leaves of a training batch are [accumulate, groups / accumulate, ...].
 BATCH_SPEC = PartitionSpec(None, BATCH_AXES)
 # Evaluation batches have no accumulation axis.
 EVAL_SPEC = PartitionSpec(BATCH_AXES)
@@ -44,7 +44,7 @@ def make_mesh(
 
 
 def mesh_sizes(config: Mapping[str, int], devices: int) -> dict[str, int]:
-    """Returns the size of every axis; one of `config` may be -1 ("the rest").
+    """Returns the size of every axis; one in `config` may be -1 ("the rest").
 
     Raises:
       InputError: the sizes do not multiply to the number of devices.
@@ -64,19 +64,19 @@ def mesh_sizes(config: Mapping[str, int], devices: int) -> dict[str, int]:
     }
     if int(np.prod(list(found.values()))) != devices:
         raise InputError(
-            f"mesh is {found}: {np.prod(list(found.values()))} devices, but {devices} "
-            "are here"
+            f"mesh is {found}: {np.prod(list(found.values()))} devices, but there "
+            f"are {devices}"
         )
     return found
 
 
 def data_shards(mesh: Mesh) -> int:
-    """Returns into how many parts a batch's group axis is split."""
+    """Returns the number of parts that a batch's group axis is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def check_groups(groups: int, accumulate: int, shards: int) -> None:
-    """Refuses a batch that does not divide over micro-batches and the mesh.
+    """Refuses a batch that does not divide evenly over micro-batches and mesh.
 
     Args:
       groups: G of the global batch.
@@ -103,28 +103,28 @@ def _nearest_valid(groups: int, unit: int) -> str:
 def parameter_specs(
     params: Params, sizes: Mapping[str, int], rules: Sequence[tuple[str, str]]
 ) -> dict[str, PartitionSpec]:
-    """Says how every parameter is split, by ordered rules over its path.
+    """Returns how every parameter is split, by ordered rules over its path.
 
     A rule's value is
       "replicate",
       "fsdp": the largest dimension that the `fsdp` axis divides is split over it
         (none: replicated),
-      "columns": the second dimension, of a kernel what its product yields, is split
-        over `model`, and one of the others as by "fsdp",
-      "rows": likewise the first, of a kernel what its product sums over.
+      "columns": the second dimension (a kernel's outputs) is split over `model`, and
+        one of the others as by "fsdp",
+      "rows": likewise the first (a kernel's inputs, which its product sums over).
 
     Args:
       params: nested dict of arrays or shapes.
-      sizes: of the mesh's axes, by name.
+      sizes: number of devices along each mesh axis.
       rules: [(pattern, value)], first match wins.
 
     Raises:
       InputError: an unknown value, or a dimension that `model` does not divide.
     """
     flat = trees.flatten(params)
-    tactics = trees.match_rules(rules, flat)
+    matched = trees.match_rules(rules, flat)
     return {
-        path: _spec(path, leaf.shape, tactics[path], sizes)
+        path: _spec(path, leaf.shape, matched[path], sizes)
         for path, leaf in flat.items()
     }
 
@@ -132,7 +132,7 @@ def parameter_specs(
 def parameter_shardings(
     params: Params, mesh: Mesh, rules: Sequence[tuple[str, str]]
 ) -> Params:
-    """Returns the nesting of `params` with NamedSharding leaves; see the specs."""
+    """Returns `params` with NamedSharding leaves; see `parameter_specs`."""
     specs = parameter_specs(params, mesh.shape, rules)
     return trees.unflatten(
         {path: NamedSharding(mesh, spec) for path, spec in specs.items()}
@@ -140,10 +140,10 @@ def parameter_shardings(
 
 
 def gathered(params: Params, mesh: Mesh, rules: Sequence[tuple[str, str]]) -> Params:
-    """Brings together what `fsdp` splits, inside a compiled function.
+    """Gathers what `fsdp` splits, inside a compiled function.
 
-    What `model` splits stays so. Left to itself, the compiler splits activations by
-    features and moves visual tokens.
+    What `model` splits stays split. Left to itself, the compiler would split
+    activations by features instead, and move visual tokens.
     """
     whole = {**mesh.shape, "fsdp": 1}
     specs = parameter_specs(params, whole, rules)
@@ -163,16 +163,16 @@ def check_spread(
     rules: Sequence[tuple[str, str]],
     tolerance: float,
 ) -> None:
-    """Refuses a model of which too much lies whole on each device, though it is split.
+    """Refuses rules that leave too many parameters whole on a mesh with `fsdp`.
 
     Args:
       params: nested dict of arrays or shapes.
-      sizes: of the mesh's axes, by name.
-      rules: as of `parameter_specs`.
+      sizes: number of devices along each mesh axis.
+      rules: see `parameter_specs`.
       tolerance: share of all parameters that may be replicated.
 
     Raises:
-      InputError: more is; names the largest of these parameters.
+      InputError: more are; names the largest of these parameters.
     """
     specs = parameter_specs(params, sizes, rules)
     numbers = {path: leaf.size for path, leaf in trees.flatten(params).items()}
@@ -188,49 +188,53 @@ def check_spread(
     )
 
 
-TACTICS = ("replicate", "fsdp", "columns", "rows")
+PARTITION_RULES = ("replicate", "fsdp", "columns", "rows")
 
 
 def _spec(
-    path: str, shape: tuple[int, ...], tactic: str, sizes: Mapping[str, int]
+    path: str, shape: tuple[int, ...], rule: str, sizes: Mapping[str, int]
 ) -> PartitionSpec:
-    if tactic not in TACTICS:
-        raise InputError(f"sharding tactic {tactic!r}; valid: {', '.join(TACTICS)}")
+    if rule not in PARTITION_RULES:
+        raise InputError(f"sharding rule {rule!r}; valid: {', '.join(PARTITION_RULES)}")
     axes: list[str | None] = [None] * len(shape)
-    if tactic in ("columns", "rows") and sizes["model"] > 1:
-        split = 1 if tactic == "columns" else 0
+    # `model` first: which dimension it splits follows from the product.
+    if rule in ("columns", "rows") and sizes["model"] > 1:
+        split = 1 if rule == "columns" else 0
         if len(shape) <= split or shape[split] % sizes["model"]:
             raise InputError(
                 f"mesh.model = {sizes['model']} does not divide axis {split} of "
-                f"{path} {shape}, whose sharding is {tactic!r}"
+                f"{path} {shape}, whose sharding is {rule!r}"
             )
         axes[split] = "model"
-    fsdp = 1 if tactic == "replicate" else sizes["fsdp"]
+    # `fsdp` may split any other dimension, as parameters are gathered before use.
+    fsdp = 1 if rule == "replicate" else sizes["fsdp"]
     divisible = [
         axis
         for axis, n in enumerate(shape)
         if axes[axis] is None and n % fsdp == 0 and n >= fsdp
     ]
     if fsdp > 1 and divisible:
+        # The largest one; of equals, the first.
         axes[max(divisible, key=lambda axis: (shape[axis], -axis))] = "fsdp"
     return PartitionSpec(*axes) if any(axes) else PartitionSpec()
 
 
 def state_shardings(state: Any, params: Params, mesh: Mesh) -> Any:
-    """Gives every leaf of a train state a sharding.
+    """Returns a sharding for every leaf of a train state.
 
     A leaf follows the parameter whose path ends its own (optimizer moments do);
     counters, keys and norm statistics are replicated.
 
     Args:
       state: a pytree of shapes.
-      params: the shardings of `parameter_shardings`.
-      mesh: of `make_mesh`.
+      params: result of `parameter_shardings`.
+      mesh: the mesh of these shardings.
     """
     flat = trees.flatten(params)
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        # The path of an optimizer moment ends with that of its parameter.
         names = trees.key_path(path).split(trees.SEPARATOR)
         for start in range(len(names)):
             sharding = flat.get("/".join(names[start:]))
@@ -242,15 +246,15 @@ def state_shardings(state: Any, params: Params, mesh: Mesh) -> Any:
 
 
 def local_groups(groups: int, accumulate: int, mesh: Mesh) -> np.ndarray:
-    """Returns which groups of a global batch this process's devices hold.
+    """Returns the numbers of the groups that this process's devices hold.
 
-    A batch is cut into micro-batches first and then over the mesh, so these are as many
-    pieces; together, in this order, they are what `place` wants.
+    A batch is split into micro-batches first and then over the mesh, so these groups
+    are one piece per micro-batch; in the order returned they are what `place` takes.
 
     Args:
-      groups: G.
+      groups: G of the global batch.
       accumulate: A, micro-batches.
-      mesh: of `make_mesh`.
+      mesh: mesh that the batch is split over.
     """
     part = groups // accumulate
     pieces = NamedSharding(mesh, EVAL_SPEC).addressable_devices_indices_map((part,))
@@ -268,7 +272,7 @@ def place(batch: Params, mesh: Mesh, spec: PartitionSpec) -> Params:
 
 
 def place_whole(batch: Params, mesh: Mesh, spec: PartitionSpec) -> Params:
-    """Puts a batch that every process has whole onto the mesh, split by `spec`."""
+    """Puts a batch, of which every process has all, onto the mesh, split by `spec`."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), batch

@@ -24,10 +24,10 @@ class TrainState:
     step: Array  # int32 scalar: batches consumed
     params: Params
     batch_stats: Params  # running statistics of norms
-    opt_state: Any  # over the trainable parameters alone
+    opt_state: Any  # of the trainable parameters alone
     rng: Array  # base key, never advanced: every draw folds the step into it
-    skipped: Array  # int32 scalar: updates in a row that were not finite
-    # What objectives carry (queues, momentum weights), by their names.
+    skipped: Array  # int32 scalar: consecutive updates that were not finite
+    # Carried state (queues, momentum weights) by name of the objective.
     carried: Params = struct.field(default_factory=dict)
 
     @property
@@ -69,9 +69,9 @@ def abstract(
 def create(
     task: Task, optimizer: Optimizer, seed: int, target: TrainState
 ) -> TrainState:
-    """Makes the initial state, each leaf where `target` (of `abstract`) says.
+    """Makes the initial state with the shardings of `target` (from `abstract`).
 
-    Nothing ever lies whole on one device.
+    Leaves are created split: no device ever holds the whole state.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     make = jax.jit(lambda: initial(task, optimizer, seed), out_shardings=shardings)

@@ -1,8 +1,8 @@
-"""One training step: views, forward and backward over micro-batches, update.
+"""One training step: views, forward and backward passes over micro-batches, update.
 
 Views are made, and every objective's divisor is counted, once for the whole global
-batch; then micro-batches are accumulated by a scan. So the step's result does not
-depend on how the batch was split (up to rounding; with dropout 0 and frozen norm).
+batch; then a scan accumulates micro-batches. The result of the step therefore does not
+depend on how the batch was split (up to rounding, with dropout 0 and frozen norm).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from pixel_bert_jax.types import Batch, Params, Sums
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
-# Of `Sums`: updates in a row that were not finite, and the place of the first gradient
-# that is not finite among all, sorted by path; -1 if there is none.
+# Names in `Sums`: the number of consecutive updates that were not finite, and the index
+# of the first gradient that is not finite among all, sorted by path; -1 if none.
 SKIPPED, NOT_FINITE = "skipped_in_a_row", "first_not_finite"
 
 
 class Gradients(NamedTuple):
-    """What a step finds before it updates anything.
+    """What a step computes before it updates anything.
 
     Attributes:
-      grads: by path of the trainable parameters.
-      metrics: as sums.
-      moments: batch statistics of trainable norms, added over micro-batches.
-      updates: of objectives that carry state, stacked: [A, ...].
+      grads: gradients by path of the trainable parameters.
+      metrics: metrics as sums.
+      moments: batch statistics of norms that are not frozen, added over micro-batches.
+      updates: arrays for the carried state of objectives, stacked: [A, ...].
     """
 
     grads: dict[str, Array]
@@ -51,12 +51,6 @@ class Gradients(NamedTuple):
 
 def build(task: Task, optimizer: Optimizer, mesh: Mesh, config: Config) -> Step:
     """Returns the pure function (state, batch) -> (state, metrics as sums).
-
-    Args:
-      task: gives views and losses.
-      optimizer: of `optim.build`.
-      mesh: that the batch lies on.
-      config: of the run.
 
     Returns:
       A function to be jitted with its first argument donated. Batch leaves are
@@ -69,12 +63,13 @@ def build(task: Task, optimizer: Optimizer, mesh: Mesh, config: Config) -> Step:
         flat = trees.flatten(state.params)
         trainable = {path: flat[path] for path in found.grads}
         norm = optax.tree.norm(found.grads)
-        # optax's Adam raises a float to an int32 counter, which strict promotion, as
-        # our own code keeps it, would refuse.
+        # optax's Adam raises a float to the power of an int32 counter, which strict
+        # type promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.transform.update(
                 found.grads, state.opt_state, trainable
             )
+        # The transform holds each group's constant rate; one factor serves all groups.
         factor = optimizer.schedule(state.step)
         updates = jax.tree.map(lambda u: u * factor, updates)
         params = trees.unflatten(flat | optax.apply_updates(trainable, updates))
@@ -82,8 +77,8 @@ def build(task: Task, optimizer: Optimizer, mesh: Mesh, config: Config) -> Step:
             state.batch_stats, found.moments, config.model.norm_momentum
         )
         carried = task.carry(state.carried, found.updates, params)
-        # A gradient that is not finite skips the update; everything but the step and
-        # with it the schedule stays as it was, to the bit.
+        # A gradient that is not finite skips the update: all but the step (and with it
+        # the schedule) stays as it was, to the bit.
         finite = jnp.isfinite(norm)
 
         def keep(new: Any, old: Any) -> Any:
@@ -94,7 +89,7 @@ def build(task: Task, optimizer: Optimizer, mesh: Mesh, config: Config) -> Step:
             ~jnp.all(jnp.isfinite(found.grads[path])) for path in sorted(found.grads)
         ]
         wrong = jnp.stack(wrong)
-        # Of finite gradients only the norm may overflow.
+        # -1 as well if all gradients are finite and only their norm overflows.
         first = jnp.where(jnp.any(wrong), jnp.argmax(wrong), -1)
         one = jnp.ones(())
         metrics = found.metrics | {
@@ -121,21 +116,25 @@ def build(task: Task, optimizer: Optimizer, mesh: Mesh, config: Config) -> Step:
 def build_gradients(
     task: Task, optimizer: Optimizer, mesh: Mesh, rules: Sequence[tuple[str, str]]
 ) -> Callable[[TrainState, Batch], Gradients]:
-    """Returns (state, batch) -> gradients and what else the losses gave."""
+    """Returns the function (state, batch) -> `Gradients`."""
     split = NamedSharding(mesh, sharding.BATCH_SPEC)
 
     def gradients(state: TrainState, batch: Batch) -> Gradients:
         accumulate = batch["image"].shape[0]
-        # Only what is small is brought together; images stay where they are.
+        # Texts and ids are small: joined over micro-batches, so that views and divisors
+        # are those of the whole batch. Images stay where they are.
         small = {name: _join(x) for name, x in batch.items() if name not in LARGE}
         views = task.views(small, state.rng, state.step)
         counts = {k: jnp.maximum(c, 1.0) for k, c in task.counts(views).items()}
+        # Back into micro-batches, split over the mesh as the images are.
         views = jax.tree.map(
             lambda x: jax.lax.with_sharding_constraint(
                 x.reshape(accumulate, -1, *x.shape[1:]), split
             ),
             views,
         )
+        # Differentiate with respect to trainable parameters only: frozen ones cost no
+        # backward pass.
         flat = trees.flatten(state.params)
         trainable = {path: flat[path] for path in optimizer.trainable}
 
@@ -152,6 +151,7 @@ def build_gradients(
                 state.step,
                 micro=micro,
             )
+            # A sum divided by the count of the whole batch: micro-batches just add.
             total = sum(
                 task.weights[name] * loss / counts[name]
                 for name, loss in out.totals.items()
@@ -166,6 +166,7 @@ def build_gradients(
             )
             return (grads, metrics, moments), updates
 
+        # A single micro-batch needs no accumulators.
         if accumulate == 1:
             first = jax.tree.map(lambda x: x[0], (batch, views))
             added, updates = one(*first, 0)
@@ -181,7 +182,7 @@ def build_gradients(
 
             added, updates = jax.lax.scan(add, zeros, scanned)
         grads, metrics, moments = added
-        # "loss" is a share of the whole batch's loss in each micro-batch.
+        # Each micro-batch gave its share of the loss; the sum is the loss itself.
         metrics["loss"] = (metrics["loss"][0], jnp.ones(()))
         return Gradients(grads, metrics, moments, updates)
 

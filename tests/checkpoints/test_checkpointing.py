@@ -202,7 +202,7 @@ def test_damage_of_any_file_is_noticed_and_an_older_one_still_loads(tmp_path):
         for look in (again.newest_step, again.read_meta):
             with pytest.raises(InputError, match="latest/4 is damaged") as error:
                 look()
-        with pytest.raises(InputError, match="step 3, which is whole"):
+        with pytest.raises(InputError, match="step 3, which is intact"):
             again.restore(run.target)
         assert name.split("/")[-1] in str(error.value)
         again.close()
@@ -219,7 +219,7 @@ def test_with_fallback_a_damaged_checkpoint_is_put_aside(tmp_path, capsys):
     next(damaged_in_every_way(tmp_path, 4))
     checkpoints = Checkpoints(tmp_path, keep=2, fallback=True)
     assert checkpoints.newest_step() == 3
-    assert "going on from step 3" in capsys.readouterr().err
+    assert "continuing from step 3" in capsys.readouterr().err
     assert digest(checkpoints.restore(run.target)) == digest(states[3])
     # The run comes to that step again.
     checkpoints.save(states[4], META)
@@ -250,14 +250,14 @@ def test_a_run_goes_on_without_a_best_checkpoint_that_is_damaged(tmp_path):
         (file,) = (tmp_path / "checkpoints" / name / "3").glob(manifest.FILE)
         file.write_text("{}")
     checkpoints = Checkpoints(tmp_path, keep=1, metric="itm")
-    with pytest.raises(InputError, match=r"fallback=True goes on from none"):
+    with pytest.raises(InputError, match=r"fallback=True continues from none"):
         checkpoints.newest_step(BEST)
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path, keep=1, metric="itm", fallback=True)
     assert checkpoints.newest_step(BEST) is None
     assert checkpoints.save_if_best(state, META, {"itm": 0.1})
     # But not without any: it would start anew.
-    with pytest.raises(InputError, match=r"latest/3 is damaged: .* no other is whole"):
+    with pytest.raises(InputError, match=r"latest/3 is damaged: .* no other is intact"):
         checkpoints.newest_step()
     checkpoints.close()
 

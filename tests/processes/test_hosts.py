@@ -75,7 +75,7 @@ def test_one_that_does_not_come_is_named_in_time(missing):
     assert time.monotonic() - began < 12
     for text in found:
         if missing:
-            assert f"process {missing} of 3 did not come within 2 s" in text
+            assert f"process {missing} of 3 did not join within 2 s" in text
         else:
             assert "process 0 did not answer at localhost:" in text
 
@@ -221,4 +221,4 @@ def test_one_that_does_not_come_ends_a_real_launch_in_time(tmp_path):
     flags += ["--num_processes=2", "--process_id=0", "--host_timeout=2"]
     outcome = runs.run(*flags)
     assert outcome.code == EXIT_HOSTS
-    assert "process 1 of 2 did not come within 2 s" in outcome.output.splitlines()[-1]
+    assert "process 1 of 2 did not join within 2 s" in outcome.output.splitlines()[-1]

@@ -33,7 +33,7 @@ def test_a_run_that_hangs_is_ended_with_its_stacks():
     assert done.returncode == EXIT_WATCHDOG == 5
     assert time.monotonic() - began < 30
     first, second = done.stderr.split("watchdog: ")[1:]
-    assert "since a batch came; goes on waiting" in first
+    assert "since a batch came; still waiting" in first
     assert "since a batch came; ends the process" in second
     for text in (first, second):
         # Both the main thread and the other one.

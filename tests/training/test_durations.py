@@ -61,5 +61,5 @@ def test_percentage_needs_a_total():
 
 
 def test_epochs_need_an_epoch():
-    with pytest.raises(InputError, match="at least 1 step an epoch, received 0"):
+    with pytest.raises(InputError, match="at least 1 step per epoch, received 0"):
         durations.steps("5 epochs", steps_per_epoch=0)
