@@ -26,10 +26,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def build(config: Mapping[str, Mapping[str, Any]]) -> tuple[Objective, ...]:
-    """Builds the objectives of `config.objectives`: name -> its fields.
+    """Builds the objectives of `config.objectives`: name -> fields.
 
     Raises:
-      InputError: for an unknown name or field, an empty table, or objectives that read
+      InputError: an unknown name or field, no objective at all, or objectives that read
         different batches.
     """
     if not config:
@@ -70,7 +70,7 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def targets(objectives: Sequence[Objective], answers: Any) -> Any:
-    """Returns what makes the targets of all objectives, None if none has any.
+    """Returns what makes the targets, or None if no objective has any.
 
     Raises:
       InputError: more than one objective has targets.
@@ -79,6 +79,6 @@ def targets(objectives: Sequence[Objective], answers: Any) -> Any:
     if len(made) > 1:
         raise InputError(
             f"the objectives {', '.join(made)} read different annotations of a text; "
-            "one of them at a time"
+            "expected at most one of them"
         )
     return next(iter(made.values()), None)

@@ -2,7 +2,7 @@
 
 The [CLS] output goes through an MLP, trained with binary cross-entropy against soft
 targets (arXiv 2004.00849, section 3.5); the loss is summed over the answers and
-averaged over questions, as the code of SOHO and others does.
+averaged over questions, as in the code of SOHO and others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an objective is: one file, one line in `objectives/__init__.py`, one test."""
+"""The interface of objectives: each is one file and one line in `objectives`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pixel_bert_jax.types import Params
 
 
 class TextSpec(NamedTuple):
-    """What a task must know of its texts.
+    """What a task needs to know of its texts.
 
     Attributes:
       vocab_size: V.
       max_text_length: L.
-      vocabulary: which tokens can be masked.
-      answers: A, the answers that questions can have; 0 if no question is asked.
+      vocabulary: which tokens can be masked, and by what.
+      answers: A, size of the answer vocabulary; 0 if the texts are no questions.
     """
 
     vocab_size: int
@@ -44,10 +44,10 @@ class Heads:
     """
 
     def __init__(self, apply: Callable[..., Any], word_embedding: Array):
-        """Keeps both.
+        """Keeps the arguments.
 
         Args:
-          apply: applies a method of `PixelBert`.
+          apply: (method of `PixelBert`, *inputs) -> its result.
           word_embedding: [V, D].
         """
         self._apply, self.word_embedding = apply, word_embedding
@@ -58,12 +58,12 @@ class Heads:
 
 
 class Inputs(NamedTuple):
-    """What a loss reads, of one micro-batch.
+    """What a loss reads; all of one micro-batch.
 
     Attributes:
       view: the objective's view.
       passes: results of the passes that the objective needs, by name.
-      heads: of the model.
+      heads: the model's heads.
       carried: the objective's own carried state, {} if it has none.
     """
 
@@ -74,11 +74,11 @@ class Inputs(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What a loss returns, of one micro-batch.
+    """What a loss returns for one micro-batch.
 
     Attributes:
       total: the summed loss, a scalar.
-      count: what `total` is a sum over; added over micro-batches it is
+      count: number of terms of `total`; added over micro-batches it equals
         `Objective.count` of the whole batch.
       metrics: further metrics as sums, by name.
       updates: arrays for `Objective.carry`.
@@ -92,20 +92,20 @@ class Loss(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """A loss on one view of the batch. Fields are those of `config.objectives.NAME`.
+    """A loss on one view of the batch; its fields are set by `config.objectives.NAME`.
 
     Attributes:
-      weight: multiplier of its loss.
+      weight: multiplier of the loss.
       name: key of `config.objectives`, prefix of its metrics, name of its head.
-      view: which of VIEWS it reads.
+      view: key in VIEWS of the view that it reads.
       needs: names of the passes (`tasks/passes.py`) whose results it reads.
       images: M, images that belong to each text.
       negatives: texts of other images that the plan puts behind each text.
-      asks: whether its texts are questions, for which an answer vocabulary is made.
-      whole_batch: whether its loss relates examples of the batch with each other, so
-        that it is another one when the batch is split into micro-batches.
+      asks: whether its texts are questions, so that an answer vocabulary is made.
+      whole_batch: whether its loss relates examples of the batch to each other, so
+        that it would change if the batch were split into micro-batches.
       inherits: path of a parameter of its head -> (path of a parameter of another
-        head, function of that array), for a model that was trained without it.
+        head, function of that array), to start from a model trained without it.
     """
 
     weight: float
@@ -121,19 +121,19 @@ class Objective:
     )
 
     def head(self, model: Model, text: TextSpec) -> nn.Module | None:
-        """Returns the module that lies under params/heads/NAME, None for no head."""
+        """Returns the head, whose parameters are params/heads/NAME, or None."""
         del model, text
         return None
 
     def targets(self, answers: AnswerVocabulary | None) -> Targets | None:
-        """Returns what makes arrays of the texts' annotations, None if none is read."""
+        """Returns what makes arrays from the texts' annotations, or None."""
         del answers
         return None
 
     def count(self, view: View) -> Array:
-        """Returns the scalar that the summed loss is divided by: of texts, by default.
+        """Returns the divisor of the summed loss, by default the number of texts.
 
-        It follows from the view alone, so that it is known for the whole global batch
+        It depends on the view alone, so that it is known for the whole global batch
         before that is split into micro-batches.
         """
         return jnp.sum(view.mask.astype(jnp.float32))
@@ -143,13 +143,13 @@ class Objective:
         raise NotImplementedError
 
     def carried(self, model: Model, text: TextSpec, params: Params) -> Params:
-        """Returns the state that it carries from step to step, before the first one.
+        """Returns the carried state before the first step.
 
         Args:
           model: `config.model`.
-          text: of the task.
+          text: sizes of the task's texts.
           params: initial parameters. A copy that keeps their paths is sharded as they
-            are; all else is replicated.
+            are; everything else is replicated.
         """
         del model, text, params
         return {}
@@ -158,9 +158,9 @@ class Objective:
         """Returns the carried state after a step; not called if the step is skipped.
 
         Args:
-          carried: before the step.
-          updates: of `Loss`, those of the A micro-batches stacked: [A, ...].
-          params: after the step.
+          carried: carried state before the step.
+          updates: `Loss.updates` of the A micro-batches, stacked: [A, ...].
+          params: parameters after the step.
         """
         del updates, params
         return carried

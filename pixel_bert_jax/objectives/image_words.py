@@ -2,9 +2,9 @@
 
 Multiple-instance learning from captions with a noisy OR (Fang et al., arXiv 1411.4952,
 section 3): an image shows a word unless none of its pixels does,
-1 - prod_p (1 - P(word | pixel p)). It needs no transformer and no label but the texts,
-and gives a CNN that starts from scratch what a pre-trained one has. Pixel-BERT starts
-from ImageNet weights and has no such objective.
+1 - prod_p (1 - P(word | pixel p)). It needs no transformer and no labels but the texts,
+and teaches a CNN that starts from scratch what a pre-trained one knows. Pixel-BERT
+starts from ImageNet weights and has no such objective.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pixel_bert_jax.ops.losses import (
 
 @dataclasses.dataclass(frozen=True)
 class ImageWords(Objective):
-    """Presence of every word of the vocabulary in at least one pixel."""
+    """Presence of each word of the vocabulary in at least one pixel."""
 
     name = "image_words"
     needs = ("pixels",)
@@ -51,8 +51,8 @@ class ImageWords(Objective):
         ids = jnp.where(real, view.text_ids, -1)
         present = jnp.any(ids[..., None] == jnp.arange(logits.shape[-1]), axis=(1, 2))
         group = jnp.any(view.mask, axis=-1)
-        # Without a text a group has no weight; without a pixel it counts, but nothing
-        # can be learned from it: every word is as likely as not.
+        # A group without a text has no weight. One without a pixel counts, but nothing
+        # is learned from it: log-odds of 0 for every word.
         shows = group & jnp.any(visual.mask, axis=(1, 2))
         logits = jnp.where(shows[:, None], logits, 0.0)
         losses = jnp.sum(binary_cross_entropy(logits, present), axis=-1)

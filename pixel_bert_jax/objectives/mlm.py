@@ -23,7 +23,7 @@ def masked_word_logits(heads: Heads, text: Array, positions: Array) -> Array:
     """Projects the encoder's outputs at some positions onto the vocabulary.
 
     Args:
-      heads: with "mlm".
+      heads: heads with "mlm" among them.
       text: [B, L, D].
       positions: [B, m] int32.
 
@@ -36,10 +36,10 @@ def masked_word_logits(heads: Heads, text: Array, positions: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLanguageModelling(Objective):
-    """MLM on the view of ITM, so that one forward pass serves both.
+    """MLM on ITM's view, so that one forward pass serves both.
 
     Attributes:
-      on_swapped: whether tokens of mismatched pairs count too.
+      on_swapped: whether masked tokens of mismatched pairs count as well.
     """
 
     on_swapped: bool

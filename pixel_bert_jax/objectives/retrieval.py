@@ -1,8 +1,8 @@
 """Retrieval: which of 1 + N texts belongs to the image?
 
-A linear layer scores the [CLS] output of every pair; softmax over the image's own text
-and the hardest of N texts of other images, so that the gradient passes through these
-alone (arXiv 2004.00849, section 4.3.3: N = 20, the 5 hardest).
+A linear layer scores the [CLS] output of every pair. The softmax is over the image's
+own text and the hardest of N texts of other images, so that the gradient passes through
+these alone (arXiv 2004.00849, section 4.3.3: N = 20, the 5 hardest).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from pixel_bert_jax.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval(Objective):
-    """Cross-entropy of the own text against the highest-scoring others.
+    """Cross-entropy of an image's own text against the highest-scoring others.
 
     Attributes:
       negatives: N; the plan draws them.
-      hardest: how many of them, those of highest score, enter the softmax; 0 or N: all.
+      hardest: number of highest-scoring negatives in the softmax; 0 or N: all.
     """
 
     negatives: int = 20
     hardest: int = 5
     name = "retrieval"
-    # A new score starts as the row of ITM's classifier that means "the pair matches",
-    # as UNITER's does.
+    # As in UNITER, a new score starts from the row of ITM's classifier that means "the
+    # pair matches".
     inherits = MappingProxyType(
         {
             f"score/{name}": (f"itm/classifier/{name}", lambda x: x[..., 1:])
@@ -48,7 +48,7 @@ class Retrieval(Objective):
         """Checks the numbers.
 
         Raises:
-          InputError: no negative at all, or more hard ones than there are.
+          InputError: no negatives, or more hard ones than negatives.
         """
         if self.negatives < 1:
             raise InputError(
@@ -74,13 +74,13 @@ class Retrieval(Objective):
         """Sums the cross-entropy over own texts."""
         scores = inputs.heads["retrieval"](inputs.passes["fused"].pooled)
         scores = scores.reshape(-1, 1 + self.negatives)
-        # An empty slot has only empty ones behind it.
+        # The negatives of an empty slot are empty as well.
         real = inputs.view.mask.reshape(scores.shape)[:, 0]
         own, others = scores[:, :1], scores[:, 1:]
         hard, _ = jax.lax.top_k(others, self.hardest or self.negatives)
         logits = jnp.concatenate([own, hard], axis=1)
         labels = jnp.zeros(len(logits), jnp.int32)
         loss, count = weighted_sum(cross_entropy(logits, labels), real)
-        # What is as good as the own text counts against it.
+        # A negative with an equal score counts against the own text.
         first = weighted_sum(jnp.all(own > others, axis=1), real)
         return Loss(loss, count, {"accuracy": first})

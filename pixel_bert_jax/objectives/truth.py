@@ -1,8 +1,8 @@
 """NLVR2's objective: is a statement true of its images?
 
-The text passes the transformer once with each image; the [CLS] outputs are joined and
-classified, cross-entropy (arXiv 2004.00849, section 3.5, the "pair" way of LXMERT and
-UNITER).
+The text passes through the transformer once with each image; the [CLS] outputs are
+concatenated and classified, trained with cross-entropy (arXiv 2004.00849, section 3.5;
+the "pair" form of LXMERT and UNITER).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def joined(pooled: Array, shape: tuple[int, int]) -> Array:
     """Maps [CLS] outputs [G M K, D], pairs ordered (g, m, k), to [G, K, M D].
 
     Args:
-      pooled: of `PixelBert.fuse`.
+      pooled: `Encoded.pooled` from `PixelBert.fuse`.
       shape: (G, K).
     """
     groups, texts = shape
@@ -35,7 +35,7 @@ def joined(pooled: Array, shape: tuple[int, int]) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Truth(Objective):
-    """Cross-entropy of false and true.
+    """Cross-entropy over the classes false and true.
 
     Attributes:
       hidden: width of the MLP as a multiple of D (LXMERT: 2); 0 is a linear classifier

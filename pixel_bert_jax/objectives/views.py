@@ -1,8 +1,8 @@
 """Views: named, pure corruptions of a batch, made once for the whole global batch.
 
-Objectives name the view they read. The CNN runs once for each image of a step and the
-fusion transformer once for each distinct view, so two objectives that share a view
-share its forward pass.
+Objectives name the view they read. The CNN runs once per image of a step and the fusion
+transformer once per distinct view, so objectives that share a view share its forward
+pass.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from pixel_bert_jax.ops.masking import MaskedText, Vocabulary, mask_tokens
 from pixel_bert_jax.ops.swap import partners
 from pixel_bert_jax.types import Batch
 
-KNOWN = {**FIELDS, **EVALUATION_FIELDS}  # of a batch; all else are targets
+KNOWN = {**FIELDS, **EVALUATION_FIELDS}  # other fields of a batch are targets
 SWAP_PROBABILITY = 0.5  # equal numbers of matched and mismatched pairs (section 3.5)
 
 
 class ViewSettings(NamedTuple):
-    """What the views need beside the batch."""
+    """What the views need besides the batch."""
 
     vocabulary: Vocabulary
     mask_probability: float
     mask_slots: int
     whole_words: bool
-    # While the run is young, more words may be masked: see `probability_at`.
+    # At the start of a run more words may be masked: see `probability_at`.
     warmup_probability: float
     warmup_steps: int
-    # Texts of other pictures behind each text of a batch; see `data/negatives.py`.
+    # Texts of other images behind each text of a batch; see `data/plan/negatives.py`.
     negatives: int = 0
 
 
 def probability_at(step: Array, settings: ViewSettings) -> Array:
-    """Returns the share of words that is masked at a step of training.
+    """Returns the share of words that are masked at a step of training.
 
     For the first `warmup_steps` it is `warmup_probability`. The fewer words are
-    visible, the more a prediction has to come from the picture; whether that is what
-    helps small models that start from scratch is open (docs/results.md).
+    visible, the more a prediction has to rely on the image; whether that is why small
+    models that start from scratch profit is open (docs/results.md).
     """
     early = jnp.float32(settings.warmup_probability)
     late = jnp.float32(settings.mask_probability)
@@ -57,17 +57,17 @@ class View:
 
     text_ids: Array  # [G, K, L] int32
     text_mask: Array  # [G, K, L] bool
-    image_id: Array  # [G, M] int32, equal where images are the same; -1 for none
+    image_id: Array  # [G, M] int32, equal for the same image; -1 for padding
     match: Array  # [G, K] bool, True if the text belongs to the image
     mask: Array  # [G, K] bool, False for empty slots
-    unpaired: Array  # [G, K] bool, selected for a swap that found no partner
+    unpaired: Array  # [G, K] bool, selected for a swap, but without a partner
     masked: MaskedText | None  # leaves [G, K, m]
-    # What is learned of the texts, by key of the batch; [G, K, ...].
+    # Targets of the texts, by field of the batch; [G, K, ...].
     targets: dict[str, Array] = struct.field(default_factory=dict)
 
 
 def clean(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View:
-    """The batch as it is, which is what all fine-tuning reads."""
+    """The uncorrupted batch, which all fine-tuning reads."""
     del key, step
     mask = batch["example_mask"]
     own = jnp.arange(mask.shape[1]) % (1 + settings.negatives) == 0
@@ -93,11 +93,12 @@ def with_masks(
     """Masks tokens of a view's texts.
 
     Args:
-      view: to be masked.
-      mask_key: key of `ops.keys.tagged`.
-      uid: [G, K, 2] of the receiving slots, whose draws these are.
-      settings: slots and the vocabulary.
-      probability: of a token to be masked.
+      view: view to mask.
+      mask_key: result of `ops.keys.tagged`.
+      uid: [G, K, 2], example ids of the slots; a swapped text is masked by the draws of
+        the slot that received it.
+      settings: prediction slots and the vocabulary.
+      probability: probability of masking a token.
     """
     lead = view.text_ids.shape[:2]
     masked = mask_tokens(
@@ -125,7 +126,7 @@ def masked(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> Vie
 def swapped_masked(
     batch: Batch, key: Array, step: Array, settings: ViewSettings
 ) -> View:
-    """Half the texts swapped for those of other pictures, then tokens masked."""
+    """Half the texts swapped for those of other images, then tokens masked."""
     view = clean(batch, key, step, settings)
     uid, real = batch["example_uid"], batch["example_mask"]
     groups, texts = real.shape
@@ -137,12 +138,14 @@ def swapped_masked(
     draws = jax.vmap(jax.random.uniform)(flat(example_keys.per_example(swap_key, uid)))
     image_id = flat(jnp.broadcast_to(batch["image_id"][:, :1], (groups, texts)))
     corpus = flat(jnp.broadcast_to(batch["corpus"][:, None], (groups, texts)))
+    # Random bits per image, so that partners change from step to step.
     bits = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(swap_key, i)))(
         image_id.astype(jnp.uint32)
     )
     partner, found = partners(bits, image_id, corpus, flat(uid), flat(real))
     selected = (draws < SWAP_PROBABILITY) & flat(real)
     swapped = selected & found
+    # Texts move between slots; example ids, images and masks of slots stay.
     source = jnp.where(swapped, partner, jnp.arange(groups * texts))
     view = view.replace(
         text_ids=flat(view.text_ids)[source].reshape(view.text_ids.shape),

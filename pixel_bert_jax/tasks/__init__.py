@@ -1,7 +1,7 @@
 """Tasks: how model and objectives are run, and what can be predicted.
 
-A task is its objectives and an evaluator; a new one is a line in TASKS, beside what it
-adds to `objectives`, `evaluators` and PREDICTIONS.
+A task consists of objectives and an evaluator. A new one is one line in TASKS, besides
+what it adds to `objectives`, `evaluators` and PREDICTIONS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pixel_bert_jax.tasks.task import Task
 
 __all__ = ["PREDICTIONS", "TASKS", "Task"]
 
-# `config.task.name` -> the evaluator of runs that name none in `config.evals`.
+# `config.task.name` -> evaluator of runs whose `config.evals` is empty.
 TASKS = {
     "pretrain": "probe",
     "vqa": "vqa",
@@ -22,7 +22,7 @@ TASKS = {
     "retrieval": "retrieval",
 }
 
-# What evaluators ask for by name: pure functions (task, variables, batch) -> arrays.
+# Predict functions by name: pure functions (task, variables, batch) -> arrays.
 PREDICTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "probe": pretrain.probe,
     "answer": vqa.answer,

@@ -1,4 +1,4 @@
-"""Natural language for visual reasoning over two images (section 4.3.2)."""
+"""NLVR2: is a statement true of two images? (arXiv 2004.00849, section 4.3.2)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pixel_bert_jax.types import Batch, Params
 
 
 def judge(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
-    """Judges statements about pairs of images with all their pixels.
+    """Judges statements about pairs of images, with all pixels of these.
 
     Args:
-      task: with the objective `truth`.
+      task: a task with the objective `truth`.
       variables: parameters and running statistics.
-      batch: with prepared images [G, 2, H, W, 3].
+      batch: a batch with prepared images [G, 2, H, W, 3].
 
     Returns:
-      log_odds: [G, K] float32 of true against false.
+      log_odds: [G, K] float32, log-odds of true against false.
     """
     encoded, heads = task.encode(variables, batch)
     logits = heads["truth"](joined(encoded.pooled, batch["text_ids"].shape[:2]))

@@ -1,8 +1,8 @@
-"""Passes: the named ways through the model whose results objectives read.
+"""Passes: named ways through the model, whose results objectives read.
 
-Each is run once per step, or once per step and view, however many objectives need it. A
-pass may ask for others: `fused` asks for the pixels that `sampled` keeps, and these for
-all `pixels`. A new pass is a function and one line in PASSES.
+Each runs once per step, or once per step and view, however many objectives need it. A
+pass may ask for the results of others: `fused` asks for `sampled`, which asks for
+`pixels`. A new pass is a function and one line in PASSES.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Forward:
     """One micro-batch on its way through the model in training mode.
 
     Attributes:
-      model: without variables.
-      variables: parameters and running statistics; new parameters are added if they
-        are to be created.
-      batch: [G / A, ...] with prepared images.
-      views: of the micro-batch, by name.
-      sample_key: of this step's random pixel sampling.
-      moments: batch statistics of trainable norms, added over passes.
+      model: the module, without variables.
+      variables: parameters and running statistics; with `create`, missing ones are
+        added.
+      batch: the micro-batch, [G / A, ...], with prepared images.
+      views: views of the micro-batch, by name.
+      sample_key: key of this step's random pixel sampling.
+      moments: batch statistics of norms that are not frozen, added over passes.
     """
 
     def __init__(
@@ -49,14 +49,15 @@ class Forward:
         """Runs nothing yet.
 
         Args:
-          model: without variables.
+          model: the module, without variables.
           variables: parameters and running statistics.
           batch: one micro-batch.
-          views: of the same examples.
+          views: views of the same examples, by name.
           key: base key of the run.
           step: number of the step.
           micro: number of the micro-batch.
-          create: key by which parameters that are missing are initialised.
+          create: key from which missing parameters are initialised; None: none may be
+            missing.
         """
         self.model, self.variables = model, variables
         self.batch, self.views = batch, views
@@ -69,7 +70,7 @@ class Forward:
         self.moments: Params = {}
 
     def result(self, name: str, view: str) -> Any:
-        """Returns the result of a pass on a view, running it if it was not yet."""
+        """Returns the result of a pass on a view, which is run on first use."""
         run, by_view = PASSES[name]
         place = name, view if by_view else ""
         if place not in self._results:
@@ -77,7 +78,7 @@ class Forward:
         return self._results[place]
 
     def apply(self, method: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        """Applies a method of the model; batch statistics are kept in `moments`."""
+        """Applies a method of the model, and adds batch statistics to `moments`."""
         mutable, rngs = ["moments"], options.pop("rngs", {})
         if self._create is not None:
             mutable += ["params", "batch_stats"]
@@ -98,7 +99,7 @@ class Forward:
         return out
 
     def dropout_rngs(self) -> dict[str, Array]:
-        """Returns the random numbers of one pass through the transformer."""
+        """Returns the dropout key of one more pass through the transformer."""
         key = jax.random.fold_in(self._dropout_key, self._draws)
         self._draws += 1
         return {"dropout": key}
@@ -110,7 +111,7 @@ class Forward:
 
 
 def pixels(forward: Forward) -> VisualTokens:
-    """Visual tokens of all cells; each image passes the CNN once."""
+    """Visual tokens of all cells; each image passes through the CNN once."""
     image, size = forward.batch["image"], forward.batch["image_size"]
     return forward.apply(PixelBert.encode_images, image, size, train=True)
 
@@ -119,7 +120,7 @@ def sampled(forward: Forward) -> VisualTokens:
     """The pixels that random sampling keeps (arXiv 2004.00849, section 3.3)."""
     every = forward.result("pixels", "")
     count = forward.model.config.sample_pixels
-    if not count:  # keeps every pixel, as row 4 of the paper's table 6 does
+    if not count:  # keep all pixels, as in row 4 of the paper's table 6
         return every
     uid, images = forward.batch["example_uid"], every.features.shape[1]
     keys = example_keys.per_image(forward.sample_key, uid, images)

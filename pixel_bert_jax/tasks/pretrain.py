@@ -1,6 +1,6 @@
-"""Pre-training: what is predicted of held-out words and matches, and by which pixels.
+"""Pre-training: predictions of held-out words and matches, and what pixels add.
 
-arXiv 2004.00849, section 3.5.
+The tasks are those of arXiv 2004.00849, section 3.5; the paper reports no such metrics.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from pixel_bert_jax.types import Batch, Params
 
 
 def probe(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
-    """Predicts masked words and matches with the own, no, and another image.
+    """Predicts masked words and matches, from the own, no, and another image.
 
     "Blanked" sees no visual token at all; "other" sees the image of another example.
-    Masks are fixed by (evaluation seed, example) and depend on nothing else.
+    Masks depend on the evaluation seed and the example id, and on nothing else.
 
     Args:
-      task: with the objectives `mlm`, `itm` or both.
+      task: a task with the objectives `mlm`, `itm` or both.
       variables: parameters and running statistics.
-      batch: of an evaluation plan, with prepared images [G, 1, H, W, 3].
+      batch: a batch of an evaluation plan, with prepared images [G, 1, H, W, 3].
 
     Returns:
-      labels, positions, weights, and words_{own,blanked,other} [G, K, m]: the original
-      and the predicted ids of masked tokens;
-      match_{own,blanked,other} [G, K, 2] float32: log-odds of a match for the true text
-      and for the negative one.
+      labels, positions, weights, words_{own,blanked,other}: [G, K, m], original and
+        predicted ids of masked tokens.
+      match_{own,blanked,other}: [G, K, 2] float32, log-odds of a match for the true
+        text and for the negative.
     """
     heads, settings = task.bind(variables), task.settings
     mask_key = example_keys.tagged(jax.random.key(task.eval_seed), example_keys.MASK)
@@ -70,6 +70,7 @@ def probe(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
         return (logits[:, 1] - logits[:, 0]).reshape(shape[:2])
 
     own = encode("")
+    # No token at all rather than masked ones: the sequence is the text alone.
     nothing = own.replace(
         features=own.features[:, :, :0],
         mask=own.mask[:, :, :0],

@@ -1,6 +1,6 @@
 """Image-text retrieval: how well does any text match any image? (section 4.3.3).
 
-The CNN's part is apart, so that it is done once per image.
+The CNN is a predict function of its own, so that it runs once per image.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ SCORERS = ("retrieval", "itm")  # objectives whose heads score a pair, best firs
 
 
 def pixels(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
-    """Returns the visual tokens of images, to be given to the other functions.
+    """Returns the visual tokens of images, which the other functions take.
 
     Args:
-      task: gives the model.
+      task: a task, whose model is used.
       variables: parameters and running statistics.
-      batch: with prepared images [G, 1, H, W, 3].
+      batch: a batch with prepared images [G, 1, H, W, 3].
 
     Returns:
-      features: [G, P, D]; pixel_mask: [G, P] bool.
+      features: [G, P, D].
+      pixel_mask: [G, P] bool.
     """
     visual = task.model.apply(
         variables,
@@ -41,7 +42,7 @@ def score(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
     """Returns how well texts match images.
 
     Args:
-      task: with one of the objectives SCORERS; ITM scores by its log-odds of a match.
+      task: a task with one of the objectives SCORERS; ITM scores by its log-odds.
       variables: parameters and running statistics.
       batch: features and pixel_mask of G images, text_ids and text_mask [G, K, L].
 
@@ -69,7 +70,7 @@ def words(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
     """Returns which words images show, by the objective `image_words`.
 
     Args:
-      task: with that objective.
+      task: a task with that objective.
       variables: parameters and running statistics.
       batch: features and pixel_mask of G images.
 

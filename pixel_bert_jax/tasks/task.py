@@ -1,7 +1,7 @@
-"""A task: the model, objectives that read views, one forward pass for all of them.
+"""A task: the model, and objectives that share its forward passes.
 
-Each image passes the CNN once per step; its K texts share the result. The fusion
-transformer runs once for each distinct view.
+Each image passes through the CNN once per step; its K texts share the result. The
+fusion transformer runs once per distinct view.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Losses(NamedTuple):
 
     Attributes:
       totals: summed loss of each objective.
-      metrics: as sums.
-      moments: batch statistics of trainable norms.
-      updates: of each objective that carries state.
+      metrics: metrics as sums.
+      moments: batch statistics of norms that are not frozen.
+      updates: arrays of each objective that carries state; see `Objective.carry`.
     """
 
     totals: dict[str, Array]
@@ -44,33 +44,35 @@ class Losses(NamedTuple):
 
 
 class Task:
-    """Owns model and objectives; the training loop only keeps time.
+    """The model with its objectives: losses, views, and the state they carry.
 
     Attributes:
       model: the module, heads included.
-      objectives: in the config's order.
-      targets: makes arrays of the texts' annotations, None if none is read.
+      objectives: objectives in the config's order.
+      targets: makes arrays from the texts' annotations; None if no objective reads any.
       weights: multiplier of each objective's loss.
       frozen: patterns of the paths of parameters that the model does not train.
-      images, negatives: M, and texts of other images behind each text.
+      images: M, images per text.
+      negatives: texts of other images behind each text.
       heads: names of the objectives that have a head.
-      settings: of the views.
-      eval_seed: fixes the masks of evaluations.
+      settings: what the views need besides the batch.
+      eval_seed: decides the masks of evaluations.
     """
 
     def __init__(self, config: Config, text: TextSpec, answers: Any = None) -> None:
-        """Builds model, objectives and views from the whole run's config.
+        """Builds model, objectives and views from a config.
 
         Args:
-          config: of the run.
-          text: of the tokenizer and the answers.
-          answers: the answer vocabulary, None if no question is asked.
+          config: the whole config, since several sections are read.
+          text: sizes of the tokenizer and of the answer vocabulary.
+          answers: the answer vocabulary; None if the texts are no questions.
 
         Raises:
           InputError: an objective, view, pass, backbone or front end that does not
             exist, or objectives that do not go together.
         """
         masking = config.masking
+        # Prediction slots are static, so they have to hold the larger of both shares.
         most = masking.probability
         if masking.warmup_steps:
             most = max(most, masking.warmup_probability)
@@ -108,10 +110,10 @@ class Task:
         )
 
     def init(self, key: Array) -> Params:
-        """Returns the variables from scratch: {"params", "batch_stats"}.
+        """Returns new variables: {"params", "batch_stats"}.
 
-        Those of the model come from a forward pass over an empty example, those of the
-        heads from its losses: a head's inputs are what its loss gives it.
+        Those of the model come from a forward pass over a batch of zeros, those of the
+        heads from its losses, since only a loss knows the inputs of its head.
         """
         batch = self._example()
         texts = batch["text_ids"], batch["text_mask"]
@@ -122,6 +124,7 @@ class Task:
             params = dict(variables["params"])
             params["encoder"] = attend_to_similar(params["encoder"])
             variables["params"] = params
+        # A training pass that creates missing parameters, which are those of the heads.
         step = jnp.zeros((), jnp.int32)
         forward = Forward(
             self.model,
@@ -135,6 +138,7 @@ class Task:
         carried = self.carried(variables["params"])
         for objective in self.objectives:
             self._loss(objective, forward, carried)
+        # `forward.variables` has gained the parameters on the way.
         return {name: forward.variables[name] for name in ("params", "batch_stats")}
 
     def _example(self) -> Batch:
@@ -171,12 +175,12 @@ class Task:
         }
 
     def views(self, batch: Batch, key: Array, step: Array) -> dict[str, View]:
-        """Makes every view that an objective reads, for the whole global batch."""
+        """Makes every view that objectives read, for the whole global batch."""
         names = dict.fromkeys(o.view for o in self.objectives)
         return {name: VIEWS[name](batch, key, step, self.settings) for name in names}
 
     def counts(self, views: Mapping[str, View]) -> dict[str, Array]:
-        """Returns what each objective's summed loss is divided by."""
+        """Returns the divisor of each objective's summed loss."""
         return {o.name: o.count(views[o.view]) for o in self.objectives}
 
     def losses(
@@ -190,7 +194,7 @@ class Task:
         *,
         micro: Any,
     ) -> Losses:
-        """Runs micro-batch number `micro` forward in training mode."""
+        """Runs a forward pass over micro-batch number `micro` in training mode."""
         forward = Forward(self.model, variables, batch, views, key, step, micro=micro)
         for objective in self.objectives:  # all passes, then all losses
             for name in objective.needs:
@@ -222,7 +226,7 @@ class Task:
         )
 
     def encode(self, variables: Params, batch: Batch) -> tuple[Encoded, Heads]:
-        """Runs a batch as it is, with all pixels, through the model.
+        """Runs an uncorrupted batch with all pixels through the model.
 
         Returns:
           The transformer's outputs, pairs ordered (g, m, k), and the heads.

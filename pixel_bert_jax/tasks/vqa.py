@@ -11,16 +11,16 @@ from pixel_bert_jax.types import Batch, Params
 
 
 def answer(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
-    """Answers questions about images with all their pixels.
+    """Answers questions about images, with all pixels of these.
 
     Args:
-      task: with the objective `answers`.
+      task: a task with the objective `answers`.
       variables: parameters and running statistics.
-      batch: with prepared images [G, 1, H, W, 3].
+      batch: a batch with prepared images [G, 1, H, W, 3].
 
     Returns:
-      answer: [G, K] int32, the class of each question's best answer; confidence:
-      [G, K] float32, its probability.
+      answer: [G, K] int32, class of each question's best answer.
+      confidence: [G, K] float32, its probability.
     """
     encoded, heads = task.encode(variables, batch)
     logits = heads["answers"](encoded.pooled)
