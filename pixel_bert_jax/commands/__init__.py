@@ -1,1 +1,1 @@
-"""What the modes of `pixel_bert_jax.main` do beside training."""
+"""The modes of `pixel_bert_jax.main` other than training."""

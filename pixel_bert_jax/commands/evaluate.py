@@ -11,7 +11,7 @@ from pixel_bert_jax.evaluate import Predictor, evaluations
 from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.types import InputError
 
-PANELS = 8  # of a picture of held-out examples
+PANELS = 8  # in a figure of held-out examples
 
 
 def run(
@@ -23,15 +23,18 @@ def run(
     rebuild_index: bool,
     preset_model: str,
 ) -> None:
-    """Prints the held-out metrics of a trained model; draws examples if asked to.
+    """Prints the held-out metrics of a trained model; draws examples on request.
 
     Args:
-      config: of this launch.
-      workdir: of the run.
+      config: config of this launch.
+      workdir: folder of a training run.
       split: "evaluate" or "predict".
       figure: path of a PNG file, "" for none.
       rebuild_index: build the indexes again.
       preset_model: see `trained.find`.
+
+    Raises:
+      InputError: no such model, or options that do not fit together.
     """
     if figure and hosts.several():
         raise InputError("--figure is drawn by a single process")

@@ -24,12 +24,15 @@ def run(
     """Writes the official file of a trained model's predictions.
 
     Args:
-      config: of this launch.
-      workdir: of the run.
+      config: config of this launch.
+      workdir: folder of a training run.
       split: "evaluate" or "predict".
       output: path of the file.
       rebuild_index: build the indexes again.
       preset_model: see `trained.find`.
+
+    Raises:
+      InputError: no such model, no output, or more than one evaluator.
     """
     if not output:
         raise InputError("--mode=predict needs --output=FILE")
@@ -55,17 +58,17 @@ def write_predictions(
     """Predicts every example of an evaluation and writes the official file.
 
     Args:
-      one: gives the evaluator and its examples.
+      one: the evaluator with its examples.
       variables: parameters and running statistics.
-      path: of the file.
-      workdir: where a long prediction may leave what it has.
+      path: path of the file.
+      workdir: keeps partial results of a long prediction.
 
     Returns:
       The number of predictions and the corpus.
 
     Raises:
-      InputError: there is no such file, or one of another name, or there is more than
-        one corpus.
+      InputError: the evaluator has no official file, the path has another suffix than
+        it, or there is more than one corpus.
     """
     if not one.kind.writes():
         able = [name for name, kind in EVALUATORS.items() if kind.writes()]

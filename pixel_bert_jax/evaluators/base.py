@@ -1,4 +1,4 @@
-"""What an evaluator is: it runs a named predict function over a held-out stream."""
+"""The interface of evaluators, which run predict functions over a held-out stream."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from pixel_bert_jax.types import Batch, InputError, Params
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What an evaluator may need beside a stream.
+    """What an evaluator may need besides a stream.
 
     Attributes:
-      tokenizer: of the model.
-      answers: its classes, if questions are asked.
+      tokenizer: the model's tokenizer.
+      answers: the model's answer vocabulary, None if texts are no questions.
       options: `config.eval` with the evaluator's own fields.
       heads: names of the objectives whose heads the model has.
-      plan: fingerprint of what the stream shows.
-      folder: where a long evaluation leaves what it has, to go on from; None: nowhere.
+      plan: fingerprint of the examples in the stream.
+      folder: keeps partial results of a long evaluation, to resume from; None: keep
+        nothing.
     """
 
     tokenizer: WordPiece
@@ -47,15 +48,15 @@ class Predict(Protocol):
     def __call__(
         self, name: str, variables: Params, step: Step
     ) -> dict[str, np.ndarray]:
-        """Runs one on a step of a stream and returns host arrays."""
+        """Runs a predict function on a step of a stream and returns host arrays."""
 
     def place(self, step: Step) -> Batch:
-        """Puts a step of a stream onto the devices, its images resized."""
+        """Puts a step of a stream onto the devices and resizes its images there."""
 
     def run(self, name: str, variables: Params, batch: Batch) -> dict[str, Array]:
-        """Runs one on arrays [G, ...]; the results stay on the devices.
+        """Runs a predict function on arrays [G, ...]; results stay on the devices.
 
-        They may have more than G rows, of which the first G count.
+        They may have more than G rows: those beyond the first G are padding.
         """
 
 
@@ -63,11 +64,12 @@ class Evaluator:
     """Turns predictions into metrics named CORPUS/METRIC.
 
     Attributes:
-      partners: examples come with another image and a text of another one.
-      whole_sets: all texts of an image come together, and so each image once.
-      needs: names of objectives, of which the model needs at least one head.
-      metrics: patterns of the names of metrics, without the corpus; see `patterns`.
-      suffix: ends the name of a file of predictions.
+      partners: whether examples come with another image and a text of another image.
+      whole_sets: whether all texts of an image set come together, so that each image
+        comes once.
+      needs: names of objectives; the model needs the head of at least one of them.
+      metrics: patterns of metric names, without the corpus; see `patterns`.
+      suffix: end of the name of a file of predictions.
     """
 
     partners: ClassVar[bool] = False
@@ -80,7 +82,7 @@ class Evaluator:
         """Keeps the settings.
 
         Raises:
-          InputError: the model has none of the heads that are needed.
+          InputError: the model has none of the heads in `needs`.
         """
         if not set(self.needs) & set(settings.heads):
             raise InputError(
@@ -92,18 +94,18 @@ class Evaluator:
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:
-        """Yields (name, value) after seeing every example of the stream once."""
+        """Yields (metric, value) after reading every example of the stream once."""
         raise NotImplementedError
 
     @classmethod
     def patterns(cls, index: Index) -> tuple[str, ...]:
-        """Returns patterns of the names of all metrics that an index may give."""
+        """Returns patterns of the names of all metrics that an index can give."""
         del index
         return cls.metrics
 
     @classmethod
     def writes(cls) -> bool:
-        """Returns whether there is an official file of predictions."""
+        """Returns whether predictions have an official file format."""
         return cls.write is not Evaluator.write
 
     def predictions(
@@ -113,12 +115,12 @@ class Evaluator:
         raise NotImplementedError
 
     def write(self, path: Path, found: Any, index: Index) -> None:
-        """Writes the predictions of a single corpus in their official form."""
+        """Writes the predictions of a single corpus in their official format."""
         raise NotImplementedError
 
 
 def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """Returns a mean and its standard error when values of one cluster depend.
+    """Returns a mean and its standard error, for values that depend within clusters.
 
     se^2 = sum over clusters of (sum of deviations)^2 / n^2 (Liang and Zeger 1986, for a
     mean), with the factor C / (C - 1) for C clusters.
@@ -139,5 +141,5 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, flo
 
 
 def to_host(tree: Any) -> Any:
-    """Copies device arrays to numpy, whole ones on every process."""
+    """Copies device arrays to numpy arrays, complete on every process."""
     return jax.tree.map(trees.whole, tree)

@@ -1,4 +1,4 @@
-"""Held-out metrics of NLVR2: accuracy and consistency as the official script."""
+"""Held-out metrics of NLVR2: accuracy and consistency, as by the official script."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Nlvr2Evaluator(Evaluator):
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:
-        """Yields `corpus/statements`, `accuracy` and `consistency`, shares of 1."""
+        """Yields `corpus/statements`, `accuracy` and `consistency` (shares, 0 to 1)."""
         found = self.predictions(predict, variables, stream, index)
         for c, corpus in enumerate(index.corpora):
             rows = range(index.num_texts(c))
@@ -37,10 +37,10 @@ class Nlvr2Evaluator(Evaluator):
             yield f"{corpus}/consistency", scored.consistency
 
     def write(self, path: Path, found: dict[str, str], index: Index) -> None:
-        """Writes the official csv of the predictions of a single corpus.
+        """Writes the predictions of a single corpus as the official csv file.
 
         Raises:
-          InputError: it would be refused by the official script.
+          InputError: the official script would refuse the file.
         """
         write_csv(path, found)
         names = [

@@ -1,6 +1,6 @@
 """Accuracy and consistency of NLVR2 (lil-lab/nlvr, nlvr2/eval/metrics.py).
 
-Consistency is the share of different sentences that are judged rightly for all their
+Consistency is the share of distinct sentences that are judged correctly for all their
 pairs of images (Suhr et al., arXiv 1811.00491).
 """
 
@@ -24,12 +24,12 @@ class Scores(NamedTuple):
 
 
 def sentence_of(identifier: str) -> str:
-    """Returns what all pairs of one sentence have in common.
+    """Returns the part of an identifier that all pairs of one sentence share.
 
     Identifiers are split-set-pair-sentence; the pair is left out.
 
     Raises:
-      InputError: the identifier has less than three parts.
+      InputError: the identifier has fewer than three parts.
     """
     parts = identifier.split("-")
     if len(parts) < 3:
@@ -47,11 +47,11 @@ def scores(
 
     Args:
       predictions: identifier -> "True" or "False", in any case.
-      examples: of the official file: identifier, label.
+      examples: records of the official file, with identifier and label.
 
     Raises:
-      InputError: an example has no prediction, a prediction no example, or it is
-        something else; names the first.
+      InputError: an example has no prediction, a prediction no example, or a
+        prediction is neither of the two; names the first.
     """
     check_predictions(predictions, [example["identifier"] for example in examples])
     right: list[bool] = []
@@ -68,10 +68,10 @@ def scores(
 def check_predictions(
     predictions: Mapping[str, str], identifiers: Sequence[str]
 ) -> None:
-    """Compares predictions with the examples that they are for.
+    """Checks that predictions fit their examples.
 
     Raises:
-      InputError: missing, foreign or unreadable ones, or an identifier twice.
+      InputError: missing, foreign or unreadable predictions, or duplicate identifiers.
     """
     known = set(identifiers)
     if not known or len(known) != len(identifiers):
@@ -93,15 +93,15 @@ def check_predictions(
 
 
 def write_csv(path: Path, predictions: Mapping[str, str]) -> None:
-    """Writes the official form: a line `identifier,prediction` an example."""
+    """Writes the official format: one line `identifier,prediction` per example."""
     path.write_text("".join(f"{name},{p}\n" for name, p in predictions.items()))
 
 
 def read_csv(path: Path) -> dict[str, str]:
-    """Reads what `write_csv` writes; the form says nothing of a header.
+    """Reads what `write_csv` writes; the format has no header.
 
     Raises:
-      InputError: a line is something else, or an identifier is there twice.
+      InputError: a line of another form, or a duplicate identifier.
     """
     out: dict[str, str] = {}
     for number, line in enumerate(path.read_text().splitlines(), 1):

@@ -1,8 +1,8 @@
 """Scores of pairs of held-out images and texts, each image through the CNN once.
 
-A batch of images is encoded, its visual tokens stay on the devices, and the texts pass
-by in portions of fixed size. What a batch gave can be kept in a file, so that hours of
-scoring go on where they were stopped.
+A batch of images is encoded, its visual tokens stay on the devices, and texts are
+scored against them in portions of fixed size. The scores of a batch can be kept in a
+file, so that hours of scoring can be interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.evaluators.base import Predict, to_host
 from pixel_bert_jax.types import Batch, InputError, Params
 
-WIDTH = 16  # tokens; texts are cut to a multiple of it that holds all of a portion
+WIDTH = 16  # tokens; a portion of texts is cut to the next multiple of it
 
 
 class Gallery:
     """The images and texts of a held-out corpus, numbered from 0.
 
     Attributes:
-      index: holds the single corpus.
-      image_rows: int64 [N] rows of the images that have texts, in the index's order.
-      text_image: int64 [T] the number of each text's image.
-      by_length: int64 [T] numbers of the texts, the shortest first: portions of texts
-        of one length need the least padding.
+      index: index of the single corpus.
+      image_rows: int64 [N], rows of the images that have texts, in the index's order.
+      text_image: int64 [T], number of each text's image.
+      by_length: int64 [T], numbers of the texts, shortest first: portions of texts of
+        equal length need the least padding.
     """
 
     def __init__(self, index: Index):
         """Reads which text belongs to which image.
 
         Raises:
-          InputError: there is more than one corpus, or one of pairs of images.
+          InputError: there is more than one corpus, or its texts belong to two images.
         """
         if len(index.corpora) != 1:
             raise InputError(
@@ -54,14 +54,14 @@ class Gallery:
         self.by_length = np.argsort(mask.sum(axis=1), kind="stable")
 
     def shown(self, step: Step) -> np.ndarray:
-        """Returns int64 [G]: the number of each group's image, -1 for a hole."""
+        """Returns int64 [G], the number of each group's image, -1 for padding."""
         texts = step.batch["example_uid"][:, 0, 1].astype(np.int64)
         real = step.batch["example_mask"][:, 0]
         return np.where(real, self.text_image[np.where(real, texts, 0)], -1)
 
 
 class PairScorer:
-    """Scores images that are encoded against texts by their numbers."""
+    """Scores encoded images against texts that are given by their numbers."""
 
     def __init__(
         self, predict: Predict, variables: Params, gallery: Gallery, texts: int
@@ -69,10 +69,10 @@ class PairScorer:
         """Keeps the arguments.
 
         Args:
-          predict: of the task `retrieval`.
+          predict: runs the predict functions "pixels" and "score".
           variables: parameters and running statistics.
-          gallery: whose texts these are.
-          texts: scored at once beside each image.
+          gallery: images and texts.
+          texts: number of texts scored at once per image.
         """
         self._predict, self._variables = predict, variables
         self._gallery, self._texts = gallery, texts
@@ -83,11 +83,11 @@ class PairScorer:
         return predict.run("pixels", self._variables, predict.place(step))
 
     def score(self, visual: Batch, wanted: np.ndarray) -> np.ndarray:
-        """Returns float32 [G, n]: the scores of texts `wanted` [G, n]; -1 is none.
+        """Returns the scores of some texts with each image, float32 [G, n].
 
         Args:
-          visual: of `encode`, on the devices or the host.
-          wanted: int numbers of texts beside each image.
+          visual: result of `encode`, on the devices or the host.
+          wanted: int [G, n], numbers of texts; -1 for padding.
         """
         count, size = wanted.shape[1], self._texts
         padding = ((0, 0), (0, -count % size))
@@ -96,6 +96,7 @@ class PairScorer:
         for begin in range(0, wanted.shape[1], size):
             rows = wanted[:, begin : begin + size]
             ids, mask = self._gallery.index.texts(0, rows.reshape(-1))
+            # Few widths, so that few shapes are compiled.
             longest = int(mask.sum(axis=1).max())
             width = min(max(-(-longest // WIDTH), 1) * WIDTH, ids.shape[1])
             texts = {
@@ -110,13 +111,13 @@ class PairScorer:
 def score_matrix(
     scorer: PairScorer, stream: Any, gallery: Gallery, folder: Path | None
 ) -> np.ndarray:
-    """Returns float32 [N, T]: the score of every image with every text.
+    """Returns the scores of all images with all texts, float32 [N, T].
 
     Args:
-      scorer: of the model.
-      stream: of batches that show each image once.
-      gallery: what is shown.
-      folder: keeps what each batch gave, and gives it back; None: nothing is kept.
+      scorer: scores a batch of images.
+      stream: batches with each image once.
+      gallery: images and texts.
+      folder: keeps the scores of each batch for a later call; None: keep nothing.
     """
     texts = len(gallery.text_image)
     scores = np.empty((len(gallery.image_rows), texts), np.float32)
@@ -135,10 +136,10 @@ def score_matrix(
 
 
 def once(stream: Any, gallery: Gallery) -> Iterator[tuple[Step, np.ndarray]]:
-    """Yields (step, numbers of its images) and checks that each image comes once.
+    """Yields (step, numbers of its images), and checks that each image comes once.
 
     Raises:
-      RuntimeError: one came twice, or never; the metrics would be wrong.
+      RuntimeError: an image came twice or never: metrics would be wrong.
     """
     seen = np.zeros(len(gallery.image_rows), np.int64)
     for step in stream:
@@ -153,7 +154,7 @@ def once(stream: Any, gallery: Gallery) -> Iterator[tuple[Step, np.ndarray]]:
 
 
 def _read(file: Path | None, shape: tuple[int, int]) -> np.ndarray | None:
-    """Returns a part that was kept; one that is damaged is made again."""
+    """Returns scores that were kept; None, to compute them again, if damaged."""
     if file is None or not file.is_file():
         return None
     try:
@@ -167,7 +168,7 @@ def _write(file: Path | None, part: np.ndarray) -> None:
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may evaluate the same model.
+    # A name of its own: another process may evaluate the same model.
     whole = file.with_suffix(f".{os.getpid()}.tmp")
     with whole.open("wb") as stream:
         np.save(stream, part)

@@ -1,8 +1,8 @@
 """Held-out metrics of pre-training: masked words and matches, and what the image adds.
 
-Every metric stands beside the same checkpoint without visual tokens ("blanked") and
-with another example's image ("other"); embedded scenes add the ceiling of an oracle
-that reads the scene graph.
+Every metric is also computed without visual tokens ("blanked") and with the image of
+another example ("other"); rendered scenes add the ceiling of an oracle that reads the
+scene's description.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Probe(Evaluator):
     ) -> Iterator[tuple[str, float]]:
         """Yields metrics named `corpus/metric`.
 
-        Metrics: `match`, `match_blanked`, `match_other`: share of right decisions over
-        every pair once with its own and once with another picture's text, the first
-        with its standard error; `words...`: accuracy over masked tokens; the same for
-        each class of words; `words_minus_other`, `words_minus_blanked`: mean difference
-        a text, with standard errors (clustered by picture); `texts`, `tokens`: counts.
+        Metrics: `match`, `match_blanked`, `match_other`: share of correct decisions
+        over each image once with its own and once with another image's text, the first
+        with its standard error; `words...`: accuracy over masked tokens; the same per
+        class of words; `words_minus_other`, `words_minus_blanked`: mean difference per
+        text, with standard errors (clustered by image); `texts`, `tokens`: counts.
         """
         tables = [_Table() for _ in index.corpora]
         for step in stream:
@@ -114,7 +114,7 @@ class Probe(Evaluator):
 
 
 class _Table:
-    """Predictions of all texts of one corpus, a row a text."""
+    """Predictions of all texts of one corpus, one row per text."""
 
     def __init__(self) -> None:
         self._columns: dict[str, list[np.ndarray]] = {}
@@ -126,6 +126,7 @@ class _Table:
     def metrics(
         self, classes: dict[str, np.ndarray], vocab_size: int
     ) -> Iterator[tuple[str, float]]:
+        # First all counts and matches, then words by class and by image.
         columns = {k: np.concatenate(v) for k, v in self._columns.items()}
         if not columns:
             yield "texts", 0.0
@@ -136,6 +137,7 @@ class _Table:
         yield "texts", float(len(picture))
         for name, rows in usable.items():
             if f"match_{name}" in columns:
+                # Half a point each for the matched and for the mismatched pair.
                 rows = rows & columns["has_negative"]
                 logits = columns[f"match_{name}"][rows]
                 right = np.mean([logits[:, 0] > 0, logits[:, 1] <= 0], axis=0)
@@ -161,7 +163,7 @@ class _Table:
                 if total:
                     yield _name(kind, name), float(hits[counted].sum() / total)
         for name in ("other", "blanked"):
-            # Per text: share right with the own image minus share right without it.
+            # Per text: share of words right with its own image, minus that without it.
             rows = usable[name] & (weights.sum(1) > 0)
             own, rival = right["own"][rows].sum(1), right[name][rows].sum(1)
             difference = (own - rival) / weights[rows].sum(1)

@@ -1,9 +1,9 @@
 """Recall at K of image-text retrieval, both ways (as SCAN's evaluation.py, UNITER).
 
 "Text retrieval" looks for an image's texts, of which the best counts; "image retrieval"
-for a text's one image. A rank counts from 0. Ties are pessimistic: what has the same
-score as the right answer stands before it, so that a model which cannot tell anything
-apart finds nothing (the official scripts leave it to an unstable sort).
+looks for a text's image. Ranks count from 0. Ties are pessimistic: an equal score ranks
+before that of the right answer, so that a model with constant scores finds nothing (the
+official scripts leave ties to an unstable sort).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from pixel_bert_jax.types import InputError
 
-FOLD = 1000  # images of one of the five parts of COCO's test split
+FOLD = 1000  # images in each of the five folds of COCO's test split
 CUTS = (1, 5, 10)
 
 
@@ -22,8 +22,8 @@ class Ranks(NamedTuple):
     """Rank of the first right answer to each query, int64.
 
     Attributes:
-      texts: [N], of each image's best text.
-      images: [T], of each text's image.
+      texts: [N], rank of each image's best text.
+      images: [T], rank of each text's image.
     """
 
     texts: np.ndarray
@@ -35,8 +35,7 @@ def ranks(scores: np.ndarray, text_image: np.ndarray) -> Ranks:
 
     Args:
       scores: [N, T] float, higher is better; all finite.
-      text_image: [T] int, the row of each text's image; an image may have any number
-        of texts, at least one.
+      text_image: [T] int, row of each text's image; an image has at least one text.
 
     Raises:
       InputError: shapes that do not fit, an image without a text, or scores that are
@@ -59,16 +58,16 @@ def ranks(scores: np.ndarray, text_image: np.ndarray) -> Ranks:
         )
     own = np.arange(count)[:, None] == text_image
     right = scores[text_image, np.arange(len(text_image))]
-    # Another image with the same score stands before the right one.
+    # Another image with the same score is ranked before the right one.
     images = (scores >= right).sum(axis=0) - 1
     best = np.where(own, scores, -np.inf).max(axis=1, keepdims=True)
-    # The image's other texts are right as well: only those of others stand before.
+    # All texts of the image are right: only those of other images rank before them.
     texts = ((scores >= best) & ~own).sum(axis=1)
     return Ranks(texts, images)
 
 
 def metrics(found: Ranks) -> dict[str, float]:
-    """Returns recalls in percent, and mean and median rank counted from 1."""
+    """Returns recalls in percent, and mean and median ranks counted from 1."""
     out = {}
     for name, values in (("text", found.texts), ("image", found.images)):
         for cut in CUTS:
@@ -81,12 +80,12 @@ def metrics(found: Ranks) -> dict[str, float]:
 def fold_metrics(
     scores: np.ndarray, text_image: np.ndarray, fold: int = FOLD
 ) -> dict[str, float]:
-    """Returns the mean of `metrics` over disjoint folds of images, in their order.
+    """Returns the mean of `metrics` over consecutive disjoint folds of images.
 
-    "COCO 1K" is this over the 5,000 images of Karpathy's test split.
+    "COCO 1K" is this mean over the 5,000 images of Karpathy's test split.
 
     Raises:
-      InputError: the images do not make whole folds.
+      InputError: the number of images is no multiple of `fold`.
     """
     count = len(scores)
     if not count or count % fold:

@@ -1,8 +1,8 @@
 """Held-out metrics of image-text retrieval: recall at 1, 5 and 10, both ways.
 
-All pairs are scored, or with `eval.shortlist` = k only those that a quick first stage
-leaves: for each query the k texts or images whose words and pixels fit best, by the
-objective `image_words`. Metrics of the second kind are named `two_stage_...`.
+All pairs are scored, or with `eval.shortlist` = k only those that a fast first stage
+leaves: per query the k texts or images whose words and pixels fit best, according to
+the objective `image_words`. Metrics of the latter are named `two_stage_...`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RetrievalEvaluator(Evaluator):
         """Keeps the settings.
 
         Raises:
-          InputError: a number that cannot be meant, or a model without the heads.
+          InputError: an invalid option, or a model without the heads.
         """
         super().__init__(settings)
         options = settings.options
@@ -71,11 +71,11 @@ class RetrievalEvaluator(Evaluator):
         """Yields metrics named `corpus/metric`; recalls in percent.
 
         Metrics: `images`, `texts`: counts; `text_r1` ... and `image_r1` ... of
-        `recall.metrics`; `fold_...`, their mean over folds of `eval.fold` images;
-        with an oracle `text_r1_oracle` and `image_r1_oracle`. With a shortlist instead
-        `two_stage_...`, and of these `text_lost` and `image_lost`, the queries in
-        percent whose right answers are not on the list, and `pairs_scored`, the share
-        of all pairs in percent that the second stage scored.
+        `recall.metrics`; `fold_...`: their mean over folds of `eval.fold` images; with
+        an oracle `text_r1_oracle` and `image_r1_oracle`. With a shortlist all are named
+        `two_stage_...`; further ones are `text_lost` and `image_lost`, the percentage
+        of queries whose right answers are not on the list, and `pairs_scored`, the
+        percentage of all pairs that the second stage scored.
         """
         gallery = Gallery(index)
         name = index.corpora[0]
@@ -108,7 +108,7 @@ class RetrievalEvaluator(Evaluator):
         return [self._matrix(predict, variables, stream, Gallery(index))]
 
     def write(self, path: Path, found: np.ndarray, index: Index) -> None:
-        """Writes scores, and what their rows and columns are."""
+        """Writes scores, and the images and texts of their rows and columns."""
         gallery = Gallery(index)
         np.savez(
             path,
@@ -119,10 +119,10 @@ class RetrievalEvaluator(Evaluator):
         )
 
     def _folds(self, images: int) -> bool:
-        """Returns whether there are figures of folds.
+        """Returns whether metrics of folds are computed.
 
         Raises:
-          InputError: the images do not make whole folds.
+          InputError: the number of images is no multiple of `eval.fold`.
         """
         if self.fold and images % self.fold:
             raise InputError(
@@ -133,7 +133,7 @@ class RetrievalEvaluator(Evaluator):
     def _matrix(
         self, predict: Predict, variables: Params, stream: Any, gallery: Gallery
     ) -> np.ndarray:
-        """Returns all scores; goes on where an earlier call was stopped."""
+        """Returns all scores; resumes where an earlier call was interrupted."""
         folder = None
         if self.settings.folder is not None:
             parts = (
@@ -147,7 +147,7 @@ class RetrievalEvaluator(Evaluator):
         scores = score_matrix(scorer, stream, gallery, folder)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # what another model left
+            with contextlib.suppress(OSError):  # not empty: of another model
                 folder.parent.rmdir()
         return scores
 
@@ -155,8 +155,8 @@ class RetrievalEvaluator(Evaluator):
 def oracle_metrics(gallery: Gallery) -> dict[str, float]:
     """Returns recalls at 1 of a reader who knows each scene and how captions are drawn.
 
-    For a text the scene that gives it with the highest probability; for a scene the
-    text that the most probably is one of its own.
+    For a text it picks the scene that gives it with the highest probability; for a
+    scene, the text that is most probably one of its own.
     """
     index = gallery.index
     source = index.sources[0]

@@ -1,12 +1,13 @@
 """Two stages of retrieval: words and pixels make a shortlist, the model re-ranks it.
 
-The objective `image_words` tells which words an image shows without looking at a text.
-A text t fits an image i by
+The objective `image_words` predicts which words an image shows, without any text. How
+well a text t fits an image i is the
 
     sum over its words w of  log p(w | i) - log mean_j p(w | j),
 
-the mean over all images: how much likelier the image makes its words. That costs next
-to nothing, and what it loses is told.
+with the mean over all images j: how much likelier the image makes the text's words.
+This costs next to nothing, and the metrics report what it loses. The paper has no such
+stage.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ class Shortlist:
         """Looks up the words of all texts.
 
         Args:
-          predict: of the task `retrieval`.
+          predict: runs the predict function "words".
           variables: parameters and running statistics.
           gallery: images and texts.
-          tokenizer: whose special tokens are no words.
+          tokenizer: its special tokens do not count as words.
         """
         self._predict, self._variables = predict, variables
         self.gallery = gallery
         ids, mask = gallery.index.texts(0, np.arange(len(gallery.text_image)))
         mask &= ~np.isin(ids, list(tokenizer.special_ids))
         self._words = np.unique(ids[mask])
-        # Words of a text as places in `_words`, each once; the last place is no word.
+        # Words of a text as positions in `_words`, each once; the last one is no word.
         nothing = len(self._words)
         places = np.where(mask, np.searchsorted(self._words, ids), nothing)
         places.sort(axis=1)
@@ -55,11 +56,11 @@ class Shortlist:
         self._shown = np.zeros((len(gallery.image_rows), nothing), np.float32)
 
     def add(self, visual: Batch, images: np.ndarray) -> None:
-        """Notes which words some images show.
+        """Predicts and keeps the words that some images show.
 
         Args:
-          visual: their visual tokens.
-          images: int [G] their numbers; -1 for a hole.
+          visual: visual tokens of the images.
+          images: int [G], numbers of the images; -1 for padding.
         """
         out = self._predict.run("words", self._variables, visual)["log_odds"]
         real = images >= 0
@@ -67,7 +68,7 @@ class Shortlist:
         self._shown[images[real]] = -np.logaddexp(0, -odds)  # log p
 
     def scores(self) -> np.ndarray:
-        """Returns float32 [N, T]: how well every text fits every image."""
+        """Returns how well each text fits each image, float32 [N, T]."""
         usual = np.log(np.mean(np.exp(self._shown), axis=0))
         gain = np.pad(self._shown - usual, ((0, 0), (0, 1)))
         out = np.empty((len(gain), len(self._places)), np.float32)
@@ -82,15 +83,17 @@ def two_stage(
     """Ranks in two stages.
 
     Args:
-      first: makes the shortlists.
-      scorer: of the second stage.
-      stream: of batches that show each image once.
-      length: k, texts an image and images a text that are scored again; what is not
-        on a list stays behind it, in the order of the first stage.
+      first: the first stage, which makes the shortlists.
+      scorer: the second stage.
+      stream: batches with each image once.
+      length: k, texts per image and images per text that are scored again; the others
+        are ranked behind them, in the order of the first stage.
 
     Returns:
       Metrics named `two_stage_...`; see `RetrievalEvaluator.run`.
     """
+    # Images pass through the CNN once. Their visual tokens wait on the host, because
+    # the first stage needs the words of all images.
     gallery = first.gallery
     seen = _Seen()
     for step, images in once(stream, gallery):
@@ -100,9 +103,11 @@ def two_stage(
     coarse = first.scores()
     texts = _best(coarse, length)
     images_of = _best(coarse.T, length).T
+    # A pair is scored once, though it may be on the list of its image and of its text.
     fine = np.zeros_like(coarse)
     scored, by_length = texts | images_of, gallery.by_length
     for images, visual in seen.batches(scored.sum(axis=1)):
+        # Texts in order of length, so that portions of them need little padding.
         rows = [by_length[scored[i, by_length]] for i in images]
         shape = len(visual["features"]), max(map(len, rows))
         wanted = np.full(shape, -1, np.int64)
@@ -111,6 +116,7 @@ def two_stage(
         found = scorer.score(visual, wanted)
         for i, listed, values in zip(images, rows, found, strict=False):
             fine[i, listed] = values[: len(listed)]
+    # Texts are ranked by the lists of images, and images by those of texts.
     ranks = recall.Ranks(
         recall.ranks(_combined(fine, coarse, texts), gallery.text_image).texts,
         recall.ranks(_combined(fine, coarse, images_of), gallery.text_image).images,
@@ -132,7 +138,7 @@ class _Seen:
         self._size = 1
 
     def add(self, visual: Batch, images: np.ndarray) -> None:
-        """Keeps the images of a batch; -1 is a hole."""
+        """Keeps the images of a batch; -1 is padding."""
         self._size = max(self._size, len(images))
         real = np.flatnonzero(images >= 0)
         kept = {name: x[real] for name, x in visual.items()}
@@ -140,12 +146,13 @@ class _Seen:
         self._parts.setdefault(shape, []).append((kept, images[real]))
 
     def batches(self, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Yields (numbers, visual tokens) of images whose lists are about as long.
+        """Yields (numbers, visual tokens) of images whose lists are similarly long.
 
-        Every batch has tokens of as many images; those beyond the numbers repeat one.
+        All batches have tokens of the same number of images; if there are fewer
+        numbers, the last image is repeated.
 
         Args:
-          lengths: int [N] of each image's list.
+          lengths: int [N], length of each image's list.
         """
         for parts in self._parts.values():
             images = np.concatenate([numbers for _, numbers in parts])
@@ -161,7 +168,7 @@ class _Seen:
 
 
 def _best(scores: np.ndarray, length: int) -> np.ndarray:
-    """Returns bool [n, m]: the `length` highest of each row; the first of equals."""
+    """Returns bool [n, m]: the `length` highest of each row, the first of equals."""
     out = np.zeros(scores.shape, bool)
     for row, values in zip(out, scores, strict=True):
         row[np.argsort(-values, kind="stable")[:length]] = True
@@ -169,7 +176,7 @@ def _best(scores: np.ndarray, length: int) -> np.ndarray:
 
 
 def _combined(fine: np.ndarray, coarse: np.ndarray, listed: np.ndarray) -> np.ndarray:
-    """Returns one order: what is listed by `fine`, behind it the rest by `coarse`."""
+    """Returns one order: listed pairs by `fine`, then the others by `coarse`."""
     coarse = coarse.astype(np.float64)
     below = coarse - coarse.max() + fine.min() - 1
     return np.where(listed, fine, below)

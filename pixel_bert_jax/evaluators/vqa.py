@@ -24,8 +24,8 @@ class VqaEvaluator(Evaluator):
     ) -> Iterator[tuple[str, float]]:
         """Yields metrics named `corpus/metric`, accuracies in percent.
 
-        Metrics: `questions`; `accuracy`; `accuracy_...`, of each answer and question
-        type; with an oracle `accuracy_oracle`.
+        Metrics: `questions`, their number; `accuracy`; `accuracy_...`, per answer type
+        and question type; with an oracle `accuracy_oracle`.
         """
         found = self.predictions(predict, variables, stream, index)
         for c, corpus in enumerate(index.corpora):
@@ -64,10 +64,10 @@ class VqaEvaluator(Evaluator):
         return found
 
     def write(self, path: Path, found: dict[int, str], index: Index) -> None:
-        """Writes the test server's form of the predictions of a single corpus.
+        """Writes the predictions of a single corpus in the test server's format.
 
         Raises:
-          InputError: it would be refused there.
+          InputError: the test server would refuse the file.
         """
         write_results(path, found)
         validate(path, (a["question_id"] for a in self._annotations(index, 0)))

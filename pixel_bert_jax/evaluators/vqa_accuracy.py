@@ -1,7 +1,7 @@
 """The official accuracy of VQA (GT-Vision-Lab/VQA, vqaEval.py).
 
-A question's score is the mean over its ten human answers of min(1, n / 3), n being how
-many of the other nine equal the prediction (Antol et al., arXiv 1505.00468).
+A question's score is the mean over its ten human answers of min(1, n / 3), where n is
+the number of the other nine that equal the prediction (Antol et al., arXiv 1505.00468).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pixel_bert_jax.data.vqa_answers import clean, normalise
 from pixel_bert_jax.types import InputError
 
 SHOWN = 10  # question ids in a message
-ENOUGH = 3  # others who say the same
+ENOUGH = 3  # equal answers of others that give the full score
 
 
 class Accuracy(NamedTuple):
@@ -40,17 +40,18 @@ def question_score(prediction: str, annotation: Mapping[str, Any]) -> float:
 
     Args:
       prediction: any text.
-      annotation: with "answers", records that each have an "answer".
+      annotation: its "answers" are records, each with an "answer".
     """
     prediction = clean(prediction)
     records = [{**r, "answer": clean(r["answer"])} for r in annotation["answers"]]
-    # If all people agree, nothing is normalised, on neither side.
+    # If all answers agree, neither they nor the prediction are normalised.
     if len({record["answer"] for record in records}) > 1:
         records = [{**r, "answer": normalise(r["answer"])} for r in records]
         prediction = normalise(prediction)
     scores = []
     for left_out in records:
-        # Records, not places: one that is there twice leaves twice, as officially.
+        # Compare records, not positions: duplicate records are left out together, as by
+        # the official evaluator.
         same = sum(r != left_out and r["answer"] == prediction for r in records)
         scores.append(min(1, same / ENOUGH))
     return sum(scores) / len(scores)
@@ -63,8 +64,8 @@ def accuracy(
 
     Args:
       predictions: question id -> answer.
-      annotations: of the official file: question_id, question_type, answer_type,
-        answers.
+      annotations: records of the official file, with question_id, question_type,
+        answer_type and answers.
 
     Raises:
       InputError: a question has no prediction, or a prediction no question; names the
@@ -95,7 +96,7 @@ def accuracy(
 
 
 def write_results(path: Path, predictions: Mapping[int, str]) -> None:
-    """Writes what the test server (EvalAI) takes: a record a question."""
+    """Writes the format of the test server (EvalAI): one record per question."""
     results = [
         {"question_id": number, "answer": answer}
         for number, answer in sorted(predictions.items())
@@ -107,11 +108,11 @@ def validate(path: Path, question_ids: Iterable[int]) -> None:
     """Checks a file of results as the test server would.
 
     Args:
-      path: of `write_results`, or of another program.
-      question_ids: all questions of the split.
+      path: a file by `write_results` or another program.
+      question_ids: ids of all questions of the split.
 
     Raises:
-      InputError: it is no list of records of a whole number question_id and a text
+      InputError: it is no list of records with an integer question_id and a text
         answer, or questions are missing, foreign or answered twice; names the first.
     """
     try:

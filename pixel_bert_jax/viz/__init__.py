@@ -1,1 +1,1 @@
-"""Pictures for people."""
+"""Figures of what a model predicts."""

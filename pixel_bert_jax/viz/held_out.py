@@ -1,8 +1,8 @@
-"""A figure of held-out pictures: masked words filled in, and match scores.
+"""A figure of held-out images: masked words filled in, and match scores.
 
-Each panel shows a picture, one of its texts with the masked words as the model filled
-them in (right ones green, wrong ones red with the truth behind them), and how likely
-the model finds this text and another picture's text.
+Each panel shows an image, one of its texts with the masked words as the model filled
+them in (right ones green, wrong ones red with the truth behind them), and the
+probability of a match for this text and for another image's text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pixel_bert_jax.data.text import WordPiece
 
-PANEL = 250  # pixels, width of a panel and side of its picture
+PANEL = 250  # pixels, width of a panel and side of its image
 TEXT_HEIGHT = 118
 MARGIN = 10
 LINE = 17
@@ -31,10 +31,10 @@ class Panel:
 
     Attributes:
       image: uint8 [h, w, 3].
-      words: of the text, special tokens left out.
+      words: words of the text, without special tokens.
       guesses: position in `words` -> the word that the model filled in.
-      match: probability that the text belongs to the picture, or None.
-      other: a text of another picture.
+      match: probability that the text belongs to the image, or None.
+      other: a text of another image.
       other_match: its probability, or None.
     """
 
@@ -49,12 +49,12 @@ class Panel:
 def panels(
     batch: dict[str, np.ndarray], out: dict[str, np.ndarray], tokenizer: WordPiece
 ) -> list[Panel]:
-    """Makes a panel for the first text with a masked word of each group.
+    """Makes one panel per group, of its first text with a masked word.
 
     Args:
-      batch: of an evaluation stream.
-      out: of `Pretrain.probe` on it.
-      tokenizer: of the run.
+      batch: a batch of an evaluation stream.
+      out: result of `tasks.pretrain.probe` for the batch.
+      tokenizer: maps token ids to words.
     """
     made = []
     for g in range(len(batch["image"])):
@@ -91,14 +91,14 @@ def collect(
     tokenizer: WordPiece,
     count: int,
 ) -> list[Panel]:
-    """Returns the first `count` panels of an evaluation stream, a picture each.
+    """Returns the first `count` panels of an evaluation stream, one image each.
 
     Args:
-      stream: of `evaluate.stream`.
-      predict: of `evaluate.predictor`.
+      stream: result of `evaluate.Evaluation.stream`.
+      predict: an `evaluate.Predictor`.
       variables: parameters and running statistics.
-      tokenizer: of the run.
-      count: how many at most.
+      tokenizer: maps token ids to words.
+      count: largest number of panels.
     """
     made: list[Panel] = []
     for step in stream:
@@ -113,8 +113,8 @@ def draw(shown: list[Panel], path: Path, *, columns: int = 4) -> None:
 
     Args:
       shown: at least one panel.
-      path: of the file; its folder is made.
-      columns: panels a row.
+      path: path of the file; its folder is made if needed.
+      columns: panels per row.
     """
     rows = math.ceil(len(shown) / columns)
     height = PANEL + TEXT_HEIGHT
