@@ -124,7 +124,9 @@ class Run:
                 workdir, total_steps=self.total, first_step=self.first
             )
         stack.callback(self._writer.close)
-        self._stream = stack.enter_context(self._open_stream())
+        self._stream = stack.enter_context(
+            open_stream(self.experiment, workdir, self.first, self.total)
+        )
         self._terminated = stack.enter_context(on_sigterm())
         self._predict = evaluate.Predictor(self.experiment, self._between_batches)
 
@@ -197,24 +199,6 @@ class Run:
             f"truncated  {experiment.train_index.truncated}",
         ]
         hosts.say("\n".join(lines))
-
-    def _open_stream(self) -> Stream:
-        experiment, data = self.experiment, self.experiment.config.data
-        return Stream(
-            experiment.train_plan,
-            experiment.train_index,
-            start=self.first,
-            stop=self.total,
-            on_bad_image=data.on_bad_image,
-            bad_image_budget=data.bad_image_budget,
-            bad_image_list=self._workdir / resuming.bad_images_file(),
-            images_before=self.first * len(experiment.local_groups),
-            workers=data.workers,
-            prefetch=data.prefetch,
-            rows=experiment.local_groups,
-            targets=experiment.task.targets,
-            blank_images=data.blank_images,
-        )
 
     def _due(self, step: int) -> bool:
         return any(one.due(step) for one in self._evaluations)
@@ -321,6 +305,28 @@ class _Pending:
     ):
         self.step, self.sums, self.due = step, sums, due
         self.waited, self.bad_images, self.moment = waited, bad_images, moment
+
+
+def open_stream(
+    experiment: Experiment, workdir: Path, first: int, total: int
+) -> Stream:
+    """Opens the stream of the training batches from step `first` to `total`."""
+    data = experiment.config.data
+    return Stream(
+        experiment.train_plan,
+        experiment.train_index,
+        start=first,
+        stop=total,
+        on_bad_image=data.on_bad_image,
+        bad_image_budget=data.bad_image_budget,
+        bad_image_list=workdir / resuming.bad_images_file(),
+        images_before=first * len(experiment.local_groups),
+        workers=data.workers,
+        prefetch=data.prefetch,
+        rows=experiment.local_groups,
+        targets=experiment.task.targets,
+        blank_images=data.blank_images,
+    )
 
 
 def seconds_at(state: TrainState) -> float:

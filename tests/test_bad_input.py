@@ -18,6 +18,7 @@ from pixel_bert_jax.checkpoints.checkpointing import Checkpoints
 from pixel_bert_jax.config import load
 from pixel_bert_jax.data.images import ImageError
 from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.run import open_stream
 from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError
 from tests import runs
@@ -139,7 +140,7 @@ def test_truncated_image_is_skipped_counted_and_listed(photos):
 
 def read_epoch(run: Experiment, workdir: Path) -> int:
     steps = run.train_plan.steps_per_epoch
-    with train.train_stream(run, workdir, 0, steps) as stream:
+    with open_stream(run, workdir, 0, steps) as stream:
         for _ in stream:
             pass
         return stream.bad_images

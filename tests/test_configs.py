@@ -58,8 +58,8 @@ def test_the_table_of_parameters_misses_no_preset():
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_numbers_of_parameters_are_exact(name):
-    task = dry_run.task_of(resolve(pretrain.get_config(name)))
-    params = jax.eval_shape(task.init, jax.random.key(0))["params"]
+    planned = dry_run.Planned(pretrain.get_config(name))
+    params = planned.variable_shapes["params"]
     assert set(params) == set(PARTS)
     counted = tuple(experiment.count_parameters(params[part]) for part in PARTS)
     assert counted == PARAMETERS[name]
@@ -260,7 +260,7 @@ def test_fields_of_scenes_can_be_set_by_name(repository, tmp_path):
         f"{repository}/configs/pretrain.py:tiny,data.scenes.seed=7",
         {"data.scenes.evaluate_scenes": 3, "data.index_dir": tmp_path},
     )
-    index = experiment.Experiment(config).evaluation_index
+    index = experiment.Experiment(config).corpora.index("evaluate")
     assert (index.sources[0].seed, index.sources[0].num_scenes) == (7, 3)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pixel_bert_jax import evaluate
+from pixel_bert_jax import trained
 from pixel_bert_jax.checkpoints import checkpointing
 from pixel_bert_jax.types import InputError
 from tests import runs
@@ -134,12 +134,12 @@ def test_evaluation_of_a_checkpoint_needs_no_training_data(straight):
 def test_evaluation_of_another_model_is_refused(straight):
     config = runs.config(model__layers=2)
     with pytest.raises(InputError, match=r"model\.layers: 1 -> 2"):
-        evaluate.from_workdir(config, straight.workdir)
+        trained.from_workdir(config, straight.workdir)
 
 
 def test_evaluation_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="no checkpoint in"):
-        evaluate.from_workdir(runs.config(), tmp_path)
+        trained.from_workdir(runs.config(), tmp_path)
 
 
 def test_the_module_does_nothing_when_it_is_imported():

@@ -17,7 +17,7 @@ import sys
 from pixel_bert_jax import types
 from pixel_bert_jax.convert import parts
 from pixel_bert_jax.convert.pretrained import Pretrained
-from pixel_bert_jax.evaluate import load_model
+from pixel_bert_jax.trained import load_model
 
 PARTS = ("model", "text", "cnn")
 

@@ -119,16 +119,17 @@ class RetrievalEvaluator(Evaluator):
         )
 
     def _folds(self, images: int) -> bool:
-        """Returns whether there are figures of folds.
+        """Returns whether there are metrics of folds.
 
         Raises:
           InputError: the images do not make whole folds.
         """
-        if self.fold and images % self.fold:
+        fold = self.settings.options.fold
+        if fold and images % fold:
             raise InputError(
-                f"eval.fold is {self.fold}, expected a divisor of the {images} images"
+                f"eval.fold is {fold}, expected a divisor of the {images} images"
             )
-        return bool(self.settings.options.fold)
+        return bool(fold)
 
     def _matrix(
         self, predict: Predict, variables: Params, stream: Any, gallery: Gallery

@@ -12,13 +12,13 @@ import transformers
 from safetensors.torch import load_file
 
 from configs import pretrain
-from pixel_bert_jax import dry_run, trees
+from pixel_bert_jax import dry_run, models, trees
+from pixel_bert_jax.config import Init, resolve
 from pixel_bert_jax.convert import parts, starting
 from pixel_bert_jax.convert.pretrained import Pretrained
 from pixel_bert_jax.data.text import load_tokenizer
 from pixel_bert_jax.models.bert import Encoder, TextEmbedding
 from pixel_bert_jax.models.heads import MaskedWordHead
-from pixel_bert_jax.models.resnet import ResNet
 from pixel_bert_jax.types import InputError
 from tests.convert import torch_models
 from tests.convert.torch_models import difference
@@ -41,7 +41,7 @@ def random_model(**backbone):
     config.model.dtype = "float32"
     config.dry_run.vocab_size = tokenizer.vocab_size
     config = json.loads(config.to_json_best_effort())
-    shapes = jax.eval_shape(dry_run.task_of(config).init, jax.random.key(0))
+    shapes = dry_run.Planned(config).variable_shapes
     random = np.random.default_rng(0)
     flat = {
         path: (
@@ -81,11 +81,8 @@ def test_text_loads_as_hugging_faces_bert(tmp_path):
 
 def features(model, image):
     """The CNN's last map [N, C, h, w] of images [N, 3, H, W] that fill their canvas."""
-    cnn = {
-        n: tuple(x) if isinstance(x, list) else x
-        for n, x in model.config["model"]["backbone"].items()
-    }
-    module = ResNet(**cnn, norm="frozen")
+    cnn = resolve(model.config).model.backbone
+    module = models.build(models.BACKBONES, "model.backbone", cnn, norm="frozen")
     variables = {c: model.variables[c]["backbone"] for c in ("params", "batch_stats")}
     size = np.tile([image.shape[2:]], (len(image), 1)).astype(np.int32)
     out, _ = module.apply(
@@ -133,8 +130,8 @@ def test_parts_start_a_new_model_bit_for_bit(tmp_path, layout):
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model.variables
     )
     arrays, _ = starting.load(
-        {"text": str(tmp_path / "text"), "cnn": str(cnn)},
-        model.config["model"],
+        Init(text=str(tmp_path / "text"), cnn=str(cnn)),
+        resolve(model.config).model,
         shapes,
         model.tokenizer.vocabulary,
     )

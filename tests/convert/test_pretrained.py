@@ -24,7 +24,7 @@ def random_model(seed=0):
     tokenizer = load_tokenizer("scenes")
     config.dry_run.vocab_size = tokenizer.vocab_size
     config = json.loads(config.to_json_best_effort())
-    shapes = jax.eval_shape(dry_run.task_of(config).init, jax.random.key(0))
+    shapes = dry_run.Planned(config).variable_shapes
     draw = np.random.default_rng(seed).uniform
     variables = jax.tree.map(
         lambda leaf: draw(0.1, 1, leaf.shape).astype(np.float32), shapes

@@ -1,5 +1,6 @@
 """Starting weights that do not fit, or should not be trusted: refused, nothing run."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 
 from configs import nlvr2, pretrain, retrieval, vqa
 from pixel_bert_jax import dry_run, trees
+from pixel_bert_jax.config import Init, resolve
 from pixel_bert_jax.convert import bert, resnet, starting
 from pixel_bert_jax.convert.weights import open_weights
 from pixel_bert_jax.types import InputError
@@ -30,13 +32,12 @@ def config_of(**backbone):
     config.model.backbone.inner = (4, 8, 12, 16)
     config.model.backbone.update(backbone)
     config.dry_run.vocab_size = len(VOCABULARY)
-    return config.to_dict()
+    return resolve(config)
 
 
 def variables_of(config):
     """Random variables of the whole model, {path: array}."""
-    task = dry_run.task_of(config)
-    shapes = trees.flatten(jax.eval_shape(task.init, jax.random.key(0)))
+    shapes = trees.flatten(dry_run.Planned(config).variable_shapes)
     random = np.random.default_rng(0)
     return {
         path: random.normal(0, 1, leaf.shape).astype(np.float32)
@@ -48,14 +49,13 @@ def load_into(variables, model, text="", cnn=""):
     shapes = trees.unflatten(
         {p: jax.ShapeDtypeStruct(x.shape, x.dtype) for p, x in variables.items()}
     )
-    return starting.load(
-        {"text": str(text), "cnn": str(cnn)}, model, shapes, VOCABULARY
-    )
+    init = Init(text=str(text), cnn=str(cnn))
+    return starting.load(init, model, shapes, VOCABULARY)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return config_of()["model"]
+    return config_of().model
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +120,15 @@ def test_both_parts_come_back_bit_for_bit(load, text, cnn, variables):
     [(c, p) for c in (pretrain, vqa, nlvr2, retrieval) for p in c.PRESETS if p],
 )
 def test_every_parameter_of_a_preset_is_accounted_for(configs, preset):
-    config = configs.get_config(preset).to_dict()
-    task = dry_run.task_of(config)
-    paths = trees.flatten(jax.eval_shape(task.init, jax.random.key(0)))
+    config = resolve(configs.get_config(preset))
+    paths = trees.flatten(dry_run.Planned(config).variable_shapes)
     heads = "itm|image_words|answers|truth|retrieval"
     own = rf"(params/front_end/.*|params/heads/({heads})/.*)"
     for path in paths:
         name = bert.TABLE.there(path.removeprefix("params/"))
         name = name or resnet.TORCHVISION.there(path)
         assert bool(name) != bool(re.fullmatch(own, path)), path
-    if config["model"]["backbone"]["inner"]:
+    if config.model.backbone["inner"]:
         names = [resnet.DETECTRON.there(p) for p in paths if "/backbone/" in p]
         statistics = [p for p in paths if p.startswith("batch_stats/")]
         assert sum(name is None for name in names) == len(statistics)
@@ -273,8 +272,8 @@ def test_detectrons_blobs(tmp_path):
     variables = variables_of(config)
     path = caffe2_file(tmp_path / "X-152.pkl", variables)
     with pytest.raises(InputError, match=r"expected model\.norm = 'frozen'"):
-        load_into(variables, config["model"], cnn=path)
-    frozen = config["model"] | {"norm": "frozen"}
+        load_into(variables, config.model, cnn=path)
+    frozen = dataclasses.replace(config.model, norm="frozen")
     arrays, reports = load_into(variables, frozen, cnn=path)
     for name, array in arrays.items():
         if name.startswith("params/"):
