@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from pixel_bert_jax import trained
-from pixel_bert_jax.config import Config, Eval, resolve_section
+from pixel_bert_jax.config import Eval, resolve_section
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.plan import EvaluationPlan
@@ -28,7 +27,6 @@ from pixel_bert_jax.training import sharding
 from pixel_bert_jax.types import Batch, InputError, Params, nearest, refuse_to_run
 
 SPLITS = ("evaluate", "predict", "train")
-PANELS = 8  # of a picture of held-out examples
 
 
 class Predictor:
@@ -264,138 +262,6 @@ def check_metric(metric: str, found: list[Evaluation]) -> None:
     raise InputError(
         f"checkpoint.best_metric is {metric!r}{nearest(metric, names)}; evaluations "
         f"give {', '.join(names)}"
-    )
-
-
-def write_predictions(
-    one: Evaluation, variables: Params, path: Path, workdir: Path
-) -> tuple[int, str]:
-    """Predicts every example of an evaluation and writes the official file.
-
-    Args:
-      one: gives the evaluator and its examples.
-      variables: parameters and running statistics.
-      path: of the file.
-      workdir: where a long prediction may leave what it has.
-
-    Returns:
-      The number of predictions and the corpus.
-
-    Raises:
-      InputError: there is no such file, or one of another name, or there is more than
-        one corpus.
-    """
-    if not one.kind.writes():
-        able = [name for name, kind in EVALUATORS.items() if kind.writes()]
-        raise InputError(
-            f"{one.kind.__name__} has no official file; expected an evaluator of type "
-            f"{' or '.join(able)}"
-        )
-    suffix = one.kind.suffix
-    if not path.name.endswith(suffix):  # reported before hours of work
-        raise InputError(f"--output is {path}, expected a name that ends in {suffix}")
-    index = one.index
-    if len(index.corpora) != 1:
-        raise InputError(
-            f"predictions are of one corpus, received {', '.join(index.corpora)}"
-        )
-    evaluator = one.evaluator(workdir)
-    with one.stream() as batches:
-        predict = Predictor(one.experiment)
-        (found,) = evaluator.predictions(predict, variables, batches, index)
-    if hosts.first():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        evaluator.write(path, found, index)
-    return len(found), index.corpora[0]
-
-
-def evaluate_command(
-    config: Config,
-    workdir: Path,
-    *,
-    split: str,
-    figure: str,
-    rebuild_index: bool,
-    preset_model: str,
-) -> None:
-    """Prints the held-out metrics of a trained model; draws examples if asked to.
-
-    Args:
-      config: of this launch.
-      workdir: of the run.
-      split: "evaluate" or "predict".
-      figure: path of a PNG file, "" for none.
-      rebuild_index: build the indexes again.
-      preset_model: see `trained.find`.
-    """
-    if figure and hosts.several():
-        raise InputError("--figure is drawn by a single process")
-    model = trained.find(
-        config, workdir, preset_model=preset_model, rebuild_index=rebuild_index
-    )
-    chosen = "" if split == "evaluate" else split
-    found = evaluations(model.experiment, split=chosen, oracle=True)
-    for one in found:
-        one.check()
-    predict = Predictor(model.experiment)
-    metrics = {
-        name: value
-        for one in found
-        for name, value in one.run(predict, model.variables, workdir)
-    }
-    if not hosts.first():
-        return
-    print(model.name)
-    print(table(metrics))
-    if figure:
-        from pixel_bert_jax.viz import held_out
-
-        with found[0].stream() as stream:
-            tokenizer = model.experiment.tokenizer
-            shown = held_out.collect(
-                stream, predict, model.variables, tokenizer, PANELS
-            )
-        held_out.draw(shown, Path(figure).expanduser())
-        print(f"figure {figure}")
-
-
-def predict_command(
-    config: Config,
-    workdir: Path,
-    *,
-    split: str,
-    output: str,
-    rebuild_index: bool,
-    preset_model: str,
-) -> None:
-    """Writes the official file of a trained model's predictions.
-
-    Args: as `evaluate_command`, and
-      output: path of the file.
-    """
-    if not output:
-        raise InputError("--mode=predict needs --output=FILE")
-    model = trained.find(
-        config, workdir, preset_model=preset_model, rebuild_index=rebuild_index
-    )
-    chosen = "" if split == "evaluate" else split
-    one, *others = evaluations(model.experiment, split=chosen)
-    if others:
-        raise InputError(
-            f"predictions are of one evaluator, config.evals has "
-            f"{', '.join(config.evals)}"
-        )
-    path = Path(output).expanduser()
-    number, corpus = write_predictions(one, model.variables, path, workdir)
-    if hosts.first():
-        print(f"{model.name}\n{number:,} predictions of {corpus!r} written to {path}")
-
-
-def table(metrics: Mapping[str, float]) -> str:
-    """Formats metrics as lines of name and value."""
-    width = max(map(len, metrics), default=0)
-    return "\n".join(
-        f"  {name:<{width}}  {value:.4f}" for name, value in metrics.items()
     )
 
 

@@ -83,7 +83,7 @@ class Experiment:
     @functools.cached_property
     def corpora(self) -> Corpora:
         """The data."""
-        return Corpora(self.config, self.tokenizer, rebuild=self._rebuild)
+        return Corpora(self.config, lambda: self.tokenizer, rebuild=self._rebuild)
 
     @property
     def train_index(self) -> Index:

@@ -49,7 +49,8 @@ def main(launch: config.Launch) -> int:
     # Imported here, so that a wrong command line is answered at once.
     import jax
 
-    from pixel_bert_jax import dry_run, evaluate, train
+    from pixel_bert_jax import dry_run, train
+    from pixel_bert_jax.commands import evaluate, predict
     from pixel_bert_jax.data.images import ImageError
     from pixel_bert_jax.processes import hosts
 
@@ -78,9 +79,9 @@ def main(launch: config.Launch) -> int:
         if FLAGS.dry_run:
             dry_run.run(chosen)
         elif FLAGS.mode == "evaluate":
-            evaluate.evaluate_command(chosen, workdir, figure=FLAGS.figure, **model)
+            evaluate.run(chosen, workdir, figure=FLAGS.figure, **model)
         elif FLAGS.mode == "predict":
-            evaluate.predict_command(chosen, workdir, output=FLAGS.output, **model)
+            predict.run(chosen, workdir, output=FLAGS.output, **model)
         else:
             hosts.say(f"workdir {workdir}")
             train.train_and_evaluate(chosen, workdir, command=launch.command, **index)

@@ -58,8 +58,8 @@ def test_the_table_of_parameters_misses_no_preset():
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_numbers_of_parameters_are_exact(name):
-    planned = dry_run.Planned(pretrain.get_config(name))
-    params = planned.variable_shapes["params"]
+    config = resolve(pretrain.get_config(name))
+    params = dry_run.Planned(config).variable_shapes["params"]
     assert set(params) == set(PARTS)
     counted = tuple(experiment.count_parameters(params[part]) for part in PARTS)
     assert counted == PARAMETERS[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,18 @@ def data_root(config: Config) -> Path | None:
 class Corpora:
     """The corpora of a run: an index for each split, and plans over them."""
 
-    def __init__(self, config: Config, tokenizer: WordPiece, *, rebuild: bool = False):
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: Callable[[], WordPiece],
+        *,
+        rebuild: bool = False,
+    ):
         """Opens nothing yet.
 
         Args:
           config: of the run.
-          tokenizer: that the indexes are compiled with.
+          tokenizer: gives the one that indexes are compiled with, once data are found.
           rebuild: build the indexes again.
         """
         self._config, self._tokenizer, self._rebuild = config, tokenizer, rebuild
@@ -131,13 +137,14 @@ class Corpora:
             defaults = getattr(data, kind, {})
             corpora.append({**defaults, **corpus})
             sources.append(SOURCES[kind](corpora[-1], split, self.root))
+        tokenizer = self._tokenizer()
         identity = json.dumps(
             [
                 corpora,
                 split,
                 str(self.root),
                 [str(f) for s in sources for f in s.files()],
-                self._tokenizer.fingerprint,
+                tokenizer.fingerprint,
                 data.max_text_length,
             ],
             sort_keys=True,
@@ -146,7 +153,7 @@ class Corpora:
         folder = Path(data.index_dir).expanduser() / f"{split}-{name}"
         return build_or_open(
             sources,
-            self._tokenizer,
+            tokenizer,
             data.max_text_length,
             folder,
             rebuild=self._rebuild,

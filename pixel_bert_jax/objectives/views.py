@@ -57,6 +57,7 @@ class View:
 
     text_ids: Array  # [G, K, L] int32
     text_mask: Array  # [G, K, L] bool
+    image_id: Array  # [G, M] int32, equal where images are the same; -1 for none
     match: Array  # [G, K] bool, True if the text belongs to the image
     mask: Array  # [G, K] bool, False for empty slots
     unpaired: Array  # [G, K] bool, selected for a swap that found no partner
@@ -73,6 +74,7 @@ def clean(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View
     return View(
         text_ids=batch["text_ids"],
         text_mask=batch["text_mask"],
+        image_id=batch["image_id"],
         match=jnp.broadcast_to(own, mask.shape),
         mask=mask,
         unpaired=jnp.zeros_like(mask),

@@ -70,7 +70,7 @@ def build(
             f"optim.rules: {', '.join(map(repr, unused))} decide no parameter; "
             f"the first paths are {', '.join(paths[:3])}"
         )
-    transforms = {name: _transform(name, fields) for name, fields in groups.items()}
+    transforms = {name: _transform(fields) for name, fields in groups.items()}
     trained = {path: label for path, label in labels.items() if label != FROZEN}
     # Clipping sees all trainable gradients at once, before they are split by group.
     transform = optax.chain(
@@ -93,22 +93,16 @@ def build(
     return Optimizer(transform, schedule, labels)
 
 
-def _transform(name: str, fields: OptimGroup) -> optax.GradientTransformation:
+def _transform(fields: OptimGroup) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(fields.weight_decay)
     rate = fields.learning_rate
     if fields.kind == "sgd":
         # As torch: the L2 term joins the gradient before the momentum.
         parts = (decay, optax.trace(decay=fields.momentum))
-    elif fields.kind == "adamw":
-        # Decoupled: the decay joins after Adam's scaling.
-        parts = (
-            optax.scale_by_adam(fields.beta1, fields.beta2, fields.epsilon),
-            decay,
-        )
     else:
-        raise InputError(
-            f"optim.groups.{name}.kind is {fields['kind']!r}; valid: sgd, adamw"
-        )
+        # Decoupled: the decay joins after Adam's scaling.
+        adam = optax.scale_by_adam(fields.beta1, fields.beta2, fields.epsilon)
+        parts = (adam, decay)
     return optax.chain(*parts, optax.scale(-rate))
 
 
