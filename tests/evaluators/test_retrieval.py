@@ -9,6 +9,7 @@ import pytest
 
 from configs import retrieval
 from pixel_bert_jax import evaluate, resuming
+from pixel_bert_jax.commands.predict import write_predictions
 from pixel_bert_jax.convert.pretrained import from_pretrained
 from pixel_bert_jax.evaluators import pair_scores, recall
 from pixel_bert_jax.evaluators.base import to_host
@@ -252,7 +253,7 @@ def test_folds_are_told_beside_the_whole(repository):
 def test_an_npz_file_of_all_scores(repository, whole, tmp_path):
     run, path = experiment(), tmp_path / "scores.npz"
     one, variables = evaluation(run), model(repository)
-    count, name = evaluate.write_predictions(one, variables, path, tmp_path)
+    count, name = write_predictions(one, variables, path, tmp_path)
     assert (count, name) == (SCENES, "scenes")
     with np.load(path) as file:
         np.testing.assert_array_equal(file["scores"], whole)
@@ -260,7 +261,7 @@ def test_an_npz_file_of_all_scores(repository, whole, tmp_path):
         assert file["images"].tolist() == [str(n) for n in range(SCENES)]
         assert file["text_image"].tolist() == [n // 5 for n in range(TEXTS)]
     with pytest.raises(InputError, match=r"ends in \.npz"):
-        evaluate.write_predictions(one, variables, tmp_path / "scores.csv", tmp_path)
+        write_predictions(one, variables, tmp_path / "scores.csv", tmp_path)
 
 
 def test_what_cannot_be_evaluated():
