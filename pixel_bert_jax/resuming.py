@@ -16,6 +16,15 @@ from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError
 
 BAD_IMAGES = "bad_images.jsonl"
+# A new score of retrieval starts as class 1 of matching, "the pair matches", as in
+# UNITER; see `starting.from_trained`.
+INHERITS: starting.Inherits = {
+    f"params/heads/retrieval/score/{name}": (
+        f"params/heads/itm/classifier/{name}",
+        lambda array: array[..., 1:],
+    )
+    for name in ("kernel", "bias")
+}
 
 
 def restore_or_create(
@@ -90,8 +99,12 @@ def create(experiment: Experiment) -> TrainState:
                     f"({len(experiment.answers)}, {here[:12]}); give its own list as "
                     "data.answers"
                 )
-        arrays, report = starting.adopt(
-            found, experiment.config["model"], experiment.variable_shapes, name
+        arrays, report = starting.from_trained(
+            found,
+            experiment.config["model"],
+            experiment.variable_shapes,
+            name,
+            inherits=INHERITS,
         )
         hosts.say(f"starting from the model in {name}: {report}")
         return experiment.create_state(arrays)

@@ -16,6 +16,7 @@ from pixel_bert_jax.evaluators.base import to_host
 from pixel_bert_jax.evaluators.retrieval import FOLDER
 from pixel_bert_jax.evaluators.shortlist import Shortlist
 from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.resuming import INHERITS
 from pixel_bert_jax.types import InputError
 
 SCENES, TEXTS = 11, 55
@@ -36,18 +37,22 @@ def model(repository):
     """The published model's variables with a score made of its matches."""
     found = from_pretrained(repository / "checkpoints/scenes_tiny_long")
     run = experiment()
-    arrays, _ = starting.adopt(
-        found, run.config["model"], run.variable_shapes, "published"
+    arrays, _ = starting.from_trained(
+        found,
+        run.config["model"],
+        run.variable_shapes,
+        "published",
+        inherits=INHERITS,
     )
     return trees.unflatten(arrays)
 
 
 def test_the_score_starts_as_class_one_of_matching(repository):
     found = from_pretrained(repository / "checkpoints/scenes_tiny_long").variables
-    there = found["params"]["heads"]["itm"]["classifier"]
-    here = model(repository)["params"]["heads"]["retrieval"]["score"]
-    np.testing.assert_array_equal(here["kernel"][:, 0], there["kernel"][:, 1])
-    np.testing.assert_array_equal(here["bias"], there["bias"][1:])
+    matching = found["params"]["heads"]["itm"]["classifier"]
+    score = model(repository)["params"]["heads"]["retrieval"]["score"]
+    np.testing.assert_array_equal(score["kernel"][:, 0], matching["kernel"][:, 1])
+    np.testing.assert_array_equal(score["bias"], matching["bias"][1:])
 
 
 class Counting(evaluate.Predictor):
