@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from configs import pretrain
 from pixel_bert_jax import dry_run, trees
 from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
+from pixel_bert_jax.convert.starting import from_trained
 from pixel_bert_jax.data.images import ImageError
 from pixel_bert_jax.data.text import load_tokenizer
 from pixel_bert_jax.types import InputError
@@ -226,6 +227,30 @@ def test_other_architecture_is_refused_with_both_shapes():
     assert "params/encoder/kernel" in text and "(3, 4)" in text and "(3, 5)" in text
     assert "params/encoder/bias" in text and "2 tensors" in text
     check_fits(variables, variables, "itself")
+
+
+def test_a_new_head_inherits_what_its_objective_says(model):
+    """A head that both models have is copied; of another one a part is inherited."""
+    shapes = jax.tree.map(lambda x: x, model.variables)
+    heads = shapes["params"]["heads"]
+    heads["score"] = {"kernel": np.zeros((16, 1)), "bias": np.zeros(1)}
+    itm = "params/heads/itm/classifier"
+    inherits = {
+        "params/heads/score/kernel": (f"{itm}/kernel", lambda x: x[:, 1:]),
+        f"{itm}/bias": ("params/heads/mlm/bias", lambda x: x[:2]),
+        "params/heads/absent/bias": (f"{itm}/bias", lambda x: x),
+    }
+    fields = model.config["model"]
+    arrays, report = from_trained(model, fields, shapes, "it", inherits=inherits)
+    have = trees.flatten(model.variables)
+    kernel = arrays["params/heads/score/kernel"]
+    np.testing.assert_array_equal(kernel, have[f"{itm}/kernel"][:, 1:])
+    np.testing.assert_array_equal(arrays[f"{itm}/bias"], have[f"{itm}/bias"])
+    assert report.missing == ["params/heads/score/bias"]
+    assert report.loaded["params/heads/score/kernel"] == f"{itm}/kernel"
+    inherits["params/heads/score/kernel"] = (f"{itm}/kernel", lambda x: x)
+    with pytest.raises(InputError, match=r"score/kernel: received \(16, 2\), expected"):
+        from_trained(model, fields, shapes, "it", inherits=inherits)
 
 
 @pytest.fixture
