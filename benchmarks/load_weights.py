@@ -26,8 +26,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from pixel_bert_jax import dry_run, trees
+from pixel_bert_jax.config import load
 from pixel_bert_jax.convert import bert, resnet, starting
-from pixel_bert_jax.main import load_config
 
 PRESET = "configs/pretrain.py:r50"
 BOUNDS = {"seconds": 1.5, "memory": 1.2}
@@ -72,7 +72,7 @@ def start(name: str, folder: str) -> str:
 
 def shapes() -> dict[str, object]:
     """Returns the model's variables as shapes, nested."""
-    task = dry_run.task_of(load_config(PRESET))
+    task = dry_run.task_of(load(PRESET))
     return jax.eval_shape(task.init, jax.random.key(0))
 
 
@@ -94,7 +94,7 @@ def one(name: str, folder: Path) -> int:
         write(folder)
         return 0
     text, cnn = (folder / file for file in NAMES)
-    wanted, model = shapes(), load_config(PRESET)["model"]
+    wanted, model = shapes(), load(PRESET).model
     before, began = peak(), time.perf_counter()
     if name == "plain":
         loaded: object = (load_file(text), load_file(cnn))

@@ -24,10 +24,10 @@ import jax
 import numpy as np
 
 from pixel_bert_jax import dry_run
+from pixel_bert_jax.config import Config, load
 from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.evaluate import Predictor
 from pixel_bert_jax.evaluators.pair_scores import PairScorer
-from pixel_bert_jax.main import load_config
 from pixel_bert_jax.training import sharding
 
 
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--anew", type=int, default=2, help="captions encoded anew")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    bench = Bench(load_config(arguments.config), arguments)
+    bench = Bench(load(arguments.config), arguments)
     parts: dict[str, Callable[[], Any]] = {
         "cnn": bench.encode,
         "fusion": bench.fuse,
@@ -81,9 +81,9 @@ def main() -> int:
 class Bench:
     """A task on all devices with noise to be scored."""
 
-    def __init__(self, config: dict[str, Any], arguments: argparse.Namespace):
+    def __init__(self, config: Config, arguments: argparse.Namespace):
         """Makes variables, photos and captions; compiles nothing."""
-        mesh, task = sharding.make_mesh(config["mesh"]), dry_run.task_of(config)
+        mesh, task = sharding.make_mesh(config.mesh), dry_run.task_of(config)
         key = jax.random.key(0)
         self.variables = jax.jit(task.init)(key)
         self.canvas = dry_run.largest_canvas(config)
@@ -92,8 +92,8 @@ class Bench:
         random = np.random.default_rng(0)
         images, captions = arguments.images, arguments.captions
         source = max(self.canvas)
-        data = config["data"]
-        size = np.full((images, 1, 2), (data["short_side"], data["long_side"]))
+        data = config.data
+        size = np.full((images, 1, 2), (data.short_side, data.long_side))
         size = np.minimum(size, self.canvas).astype(np.int32)
         batch = {
             "image": random.integers(
@@ -103,7 +103,7 @@ class Bench:
             "image_size": size,
         }
         self.step = Step(0, self.canvas, batch)
-        shape = captions, data["max_text_length"]
+        shape = captions, data.max_text_length
         ids = random.integers(5, task.text.vocab_size, shape).astype(np.int32)
         mask = np.ones(shape, bool)
         index = types.SimpleNamespace(

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from pixel_bert_jax import dry_run
-from pixel_bert_jax.main import load_config
+from pixel_bert_jax.config import Config, load, replace
 from pixel_bert_jax.training import optim, sharding, train_state
 
 
@@ -34,9 +34,9 @@ def main() -> int:
     arguments = parser.parse_args()
     runs = {}
     for name in arguments.config.split(";"):
-        config = load_config(name)
+        config = load(name)
         if arguments.groups:
-            config["groups"] = arguments.groups
+            config = replace(config, {"groups": arguments.groups})
         runs[name] = Run(config)
         print(f"{name}: compiled in {runs[name].compile_seconds:.0f} s", flush=True)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -61,13 +61,13 @@ def main() -> int:
 class Run:
     """One config's compiled step with its state and a batch."""
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: Config):
         """Compiles the step of the config's largest canvas over all devices."""
-        self.mesh = sharding.make_mesh(config["mesh"])
+        self.mesh = sharding.make_mesh(config.mesh)
         task = dry_run.task_of(config)
         params = jax.eval_shape(task.init, jax.random.key(0))["params"]
         optimizer = optim.build(
-            config["optim"],
+            config.optim,
             params,
             frozen=task.frozen,
             steps_per_epoch=1000,
@@ -75,14 +75,14 @@ class Run:
         )
         began = time.perf_counter()
         lowered, target, shapes = dry_run.lower_step(
-            config, task, optimizer, config["groups"], self.mesh
+            config, task, optimizer, config.groups, self.mesh
         )
         self.compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - began
-        self.state = train_state.create(task, optimizer, config["seed"], target)
+        self.state = train_state.create(task, optimizer, config.seed, target)
         self.temporaries = self.compiled.memory_analysis().temp_size_in_bytes
-        self.photos = config["groups"]
-        self.pairs = self.photos * config["texts_per_group"]
+        self.photos = config.groups
+        self.pairs = self.photos * config.texts_per_group
         random = np.random.default_rng(0)
         self.batch = {
             name: jax.device_put(fill(name, shape, random), shape.sharding)

@@ -1,1 +1,1 @@
-"""Configs of runs; they import nothing of the package."""
+"""Configs of runs; of the package they import its config alone."""

@@ -2,7 +2,7 @@
 
     python -m pixel_bert_jax.main --config=configs/nlvr2.py:tiny
 
-Presets (add overrides after commas: `configs/nlvr2.py:tiny,groups=32`):
+Presets (`--config.groups=8` behind it sets a field, as any):
 
 | preset | data | hardware | time |
 |---|---|---|---|
@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import common, pretrain
+from pixel_bert_jax.config import choose
 
 SOURCE = "https://github.com/lil-lab/nlvr/tree/master/nlvr2"
 
@@ -44,7 +45,6 @@ def tiny():
             statements_per_set=4,
         ),
     )
-    config.dry_run.images_per_group = 2
     # Pairs of a wide and a tall scene need the square.
     config.data.canvases = (*config.data.canvases, "112x112")
     config.optim.groups.cnn.learning_rate = 1e-3
@@ -106,7 +106,6 @@ def full_size(config, preset, square):
     config.optim.decays = ("12 epochs", "16 epochs")
     config.optim.clip_norm = 4.0
     config.dry_run.shards = 16
-    config.dry_run.images_per_group = 2
     config.dry_run.images = 86_373
     return config
 
@@ -114,6 +113,6 @@ def full_size(config, preset, square):
 PRESETS = {"": r50, "tiny": tiny, "small": small, "r50": r50, "x152": x152}
 
 
-def get_config(argument=""):
-    """Returns the config of "preset,key=value,..."; see `common.parse`."""
-    return common.parse(argument, PRESETS)
+def get_config(preset=""):
+    """Returns the config of a preset."""
+    return choose(preset, PRESETS)

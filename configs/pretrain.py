@@ -2,7 +2,7 @@
 
     python -m pixel_bert_jax.main --config=configs/pretrain.py:tiny
 
-Presets (add overrides after commas: `configs/pretrain.py:tiny,groups=32`):
+Presets (`--config.groups=8` behind it sets a field, as any):
 
 | preset | data | hardware | time |
 |---|---|---|---|
@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import common
+from pixel_bert_jax.config import choose
 
 # Basic blocks behind one 3x3 convolution, all of them trained.
 SMALL_CNN = dict(inner=(), stem="conv3", frozen_stages=-1)
@@ -273,6 +274,6 @@ PRESETS = {
 }
 
 
-def get_config(argument=""):
-    """Returns the config of "preset,key=value,..."; see `common.parse`."""
-    return common.parse(argument, PRESETS)
+def get_config(preset=""):
+    """Returns the config of a preset."""
+    return choose(preset, PRESETS)

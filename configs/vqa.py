@@ -2,7 +2,7 @@
 
     python -m pixel_bert_jax.main --config=configs/vqa.py:tiny
 
-Presets (add overrides after commas: `configs/vqa.py:tiny,groups=32`):
+Presets (`--config.groups=8` behind it sets a field, as any):
 
 | preset | data | hardware | time |
 |---|---|---|---|
@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import common, pretrain
+from pixel_bert_jax.config import choose
 
 QUESTIONS = "vqa/v2_OpenEnded_mscoco_{}_questions.json"
 ANSWERS = "vqa/v2_mscoco_{}_annotations.json"
@@ -169,6 +170,6 @@ PRESETS = {
 }
 
 
-def get_config(argument=""):
-    """Returns the config of "preset,key=value,..."; see `common.parse`."""
-    return common.parse(argument, PRESETS)
+def get_config(preset=""):
+    """Returns the config of a preset."""
+    return choose(preset, PRESETS)

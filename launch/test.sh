@@ -2,6 +2,8 @@
 # Installs the package with its development tools, lints it and runs the tests.
 # Arguments go to pytest: `bash launch/test.sh -m slow` runs the slow tests.
 #
+# PIXEL_BERT_EXTRAS     what is installed beside the package (default: dev); with
+#                       dev,parity the comparisons with torch run too
 # PIXEL_BERT_REAL_DATA  a folder with coco/, flickr8k/, ...; tests on real photos are
 #                       skipped without it
 set -euo pipefail
@@ -9,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 
-prepare_environment dev
+prepare_environment "${PIXEL_BERT_EXTRAS:-dev}"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m pytest -n 2 "$@"

@@ -7,24 +7,17 @@ from pathlib import Path
 
 import jax
 
-from pixel_bert_jax import evaluate, metrics
+from pixel_bert_jax import metrics, trained
 from pixel_bert_jax.checkpoints import checkpointing
+from pixel_bert_jax.config import resolve
 from pixel_bert_jax.convert import starting
+from pixel_bert_jax.convert.pretrained import Pretrained
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError
 
 BAD_IMAGES = "bad_images.jsonl"
-# A new score of retrieval starts as class 1 of matching, "the pair matches", as in
-# UNITER; see `starting.from_trained`.
-INHERITS: starting.Inherits = {
-    f"params/heads/retrieval/score/{name}": (
-        f"params/heads/itm/classifier/{name}",
-        lambda array: array[..., 1:],
-    )
-    for name in ("kernel", "bias")
-}
 
 
 def restore_or_create(
@@ -40,17 +33,18 @@ def restore_or_create(
     hosts.compare({"newest checkpoint": str(newest)})
     if newest is None:
         if hosts.first():
-            text = json.dumps(config, indent=2) + "\n"
+            text = json.dumps(config.to_dict(), indent=2) + "\n"
             (workdir / "config.json").write_text(text)
         truncate_logs(workdir, 0)
         return create(experiment), 0
     meta = checkpoints.read_meta()
     where = f"the checkpoint in {workdir}"
-    checkpointing.check_same_config(meta["config"], config, where)
+    old = resolve(meta["config"])
+    checkpointing.check_same_config(old.to_dict(), config.to_dict(), where)
     if meta.get("answers") != experiment.meta["answers"]:
         raise InputError(
             f"{where} has other answers, or another order of them, than data.answers "
-            f"= {config['data']['answers']!r}; give another --workdir"
+            f"= {config.data.answers!r}; give another --workdir"
         )
     for name, now in (
         ("plan", experiment.train_plan.fingerprint),
@@ -74,41 +68,31 @@ def create(experiment: Experiment) -> TrainState:
     Raises:
       InputError: no starting weights where they are needed, or unfitting ones.
     """
-    init = experiment.config["init"]
-    parts = [name for name in ("text", "cnn") if init[name]]
-    if init["model"]:
+    init, task = experiment.config.init, experiment.task
+    parts = [name for name in ("text", "cnn") if getattr(init, name)]
+    if init.model:
         if parts:
             raise InputError(
                 f"init.model is given, a whole model, and init.{parts[0]} beside it; "
                 "expected one or the other"
             )
-        name = init["model"]
-        found = evaluate.load_model(name)
-        if found.tokenizer.fingerprint != experiment.tokenizer.fingerprint:
-            raise InputError(
-                f"the model in {name} has another vocabulary ({found.tokenizer}) than "
-                f"data.tokenizer = {experiment.config['data']['tokenizer']!r} "
-                f"({experiment.tokenizer})"
-            )
-        if None not in (found.answers, experiment.answers):
-            there, here = found.answers.fingerprint, experiment.answers.fingerprint
-            if there != here:
-                raise InputError(
-                    f"the model in {name} has other answers, or another order of them "
-                    f"({len(found.answers)}, {there[:12]}), than this run "
-                    f"({len(experiment.answers)}, {here[:12]}); give its own list as "
-                    "data.answers"
-                )
+        found = trained.load_model(init.model)
+        _check_tokens(found, experiment)
+        inherits = {
+            f"params/heads/{o.name}/{path}": (f"params/heads/{source}", function)
+            for o in task.objectives
+            for path, (source, function) in o.inherits.items()
+        }
         arrays, report = starting.from_trained(
             found,
-            experiment.config["model"],
+            experiment.config.model,
             experiment.variable_shapes,
-            name,
-            inherits=INHERITS,
+            init.model,
+            inherits=inherits,
         )
-        hosts.say(f"starting from the model in {name}: {report}")
+        hosts.say(f"starting from the model in {init.model}: {report}")
         return experiment.create_state(arrays)
-    if len(parts) < 2 and not init["allow_scratch"]:
+    if len(parts) < 2 and not init.allow_scratch:
         raise InputError(
             "this size starts from weights: init.model names none, and "
             f"{'only init.' + parts[0] if parts else 'neither init.text nor init.cnn'} "
@@ -116,15 +100,35 @@ def create(experiment: Experiment) -> TrainState:
         )
     arrays, reports = starting.load(
         init,
-        experiment.config["model"],
+        experiment.config.model,
         experiment.variable_shapes,
         experiment.tokenizer.vocabulary,
     )
     for name, found in reports.items():
-        hosts.say(f"init.{name} = {init[name]}: {found}")
+        hosts.say(f"init.{name} = {getattr(init, name)}: {found}")
     if not reports:
         hosts.say("starting from scratch")
     return experiment.create_state(arrays)
+
+
+def _check_tokens(found: Pretrained, experiment: Experiment) -> None:
+    """Refuses a model of other words or answers, which would be mixed up silently."""
+    name = experiment.config.init.model
+    if found.tokenizer.fingerprint != experiment.tokenizer.fingerprint:
+        raise InputError(
+            f"the model in {name} has another vocabulary ({found.tokenizer}) than "
+            f"data.tokenizer = {experiment.config.data.tokenizer!r} "
+            f"({experiment.tokenizer})"
+        )
+    if None in (found.answers, experiment.answers):
+        return
+    theirs, ours = found.answers, experiment.answers
+    if theirs.fingerprint != ours.fingerprint:
+        raise InputError(
+            f"the model in {name} has other answers, or another order of them "
+            f"({len(theirs)}, {theirs.fingerprint[:12]}), than this run ({len(ours)}, "
+            f"{ours.fingerprint[:12]}); give its own list as data.answers"
+        )
 
 
 def truncate_logs(workdir: Path, step: int) -> None:

@@ -6,8 +6,9 @@ Nothing here imports JAX, so that the numpy-only parts of the data path stay lig
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 # Exit codes of `python -m pixel_bert_jax.main`, documented in the README.
 EXIT_DONE = 0
@@ -21,7 +22,7 @@ EXIT_LOST = 7
 EXIT_PREEMPTED = 143
 
 Params = dict[str, Any]  # nested dict of arrays
-Batch = dict[str, Any]  # see `data/batches.py` for keys and shapes
+Batch = dict[str, Any]  # see `data/fields.py` for names and shapes
 Sums = dict[str, tuple[Any, Any]]  # name -> (total, count); merged by addition
 
 
@@ -44,9 +45,33 @@ class HostError(RuntimeError):
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns " (did you mean 'x'?)" for the closest valid name, or an empty string.
 
+    Of dotted names, one whose last part is right is closest: "accumulate" and
+    "model.accumulate" mean "optim.accumulate".
+
     Args:
       name: what was received.
       valid: the names that exist.
     """
-    close = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1)
+    name, valid = str(name), [str(v) for v in valid]
+    last = name.rpartition(".")[2]
+    same = [v for v in valid if v.rpartition(".")[2] == last and "/" not in v]
+    close = difflib.get_close_matches(name, same, n=1, cutoff=0.0)
+    close = close or difflib.get_close_matches(name, valid, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def refuse_to_run(module: str) -> NoReturn:
+    """Ends `python -m` of a module that is no program, with exit code 2.
+
+    Without it, such a command would do nothing and report success.
+
+    Args:
+      module: name below the package, such as "train".
+    """
+    print(
+        f"error: pixel_bert_jax.{module} is not a program; `python -m "
+        "pixel_bert_jax.main --config=configs/pretrain.py:tiny` trains, and with "
+        "--mode evaluates or predicts",
+        file=sys.stderr,
+    )
+    sys.exit(EXIT_BAD_INPUT)

@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import common, pretrain
+from pixel_bert_jax.config import choose
 
 
 def micro():
@@ -17,6 +18,6 @@ def micro():
     return config
 
 
-def get_config(argument=""):
-    """Returns the config of "micro,key=value,..."."""
-    return common.parse(argument, {"micro": micro})
+def get_config(preset=""):
+    """Returns the config of "micro"."""
+    return choose(preset, {"micro": micro})

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import micro
+from pixel_bert_jax.config import Config, load
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "tests/micro.py:"
@@ -52,15 +52,20 @@ MICRO = {
 }
 
 
+def fields(**changes: Any) -> dict[str, Any]:
+    """Returns the fields that differ from the preset; "__" stands for "." in a name."""
+    return MICRO | {name.replace("__", "."): v for name, v in changes.items()}
+
+
 def argument(**changes: Any) -> str:
-    """Returns the preset with all overrides; "__" stands for "." in a name."""
-    fields = MICRO | {name.replace("__", "."): v for name, v in changes.items()}
-    return "micro," + ",".join(f"{name}={value}" for name, value in fields.items())
+    """Returns the preset with all overrides, as follows `--config=FILE:`."""
+    words = [f"{name}={value}" for name, value in fields(**changes).items()]
+    return ",".join(["micro", *words])
 
 
-def config(**changes: Any) -> dict[str, Any]:
+def config(**changes: Any) -> Config:
     """Returns the config that a process would have."""
-    return micro.get_config(argument(**changes)).to_dict()
+    return load(f"{ROOT / FILE}micro", fields(**changes))
 
 
 def command(*flags: str, config: str = FILE + argument()) -> list[str]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pixel_bert_jax import evaluate
+from pixel_bert_jax import trained
 from pixel_bert_jax.checkpoints import checkpointing
 from pixel_bert_jax.types import InputError
 from tests import runs
@@ -40,14 +40,19 @@ def check_refused(outcome, *texts):
         ([TINY, "here"], "unexpected arguments: here"),
         ([TINY, "--config.optim.foo=1"], "no config field 'optim.foo'"),
         ([TINY, "--config.optim.acumulate=1"], "did you mean 'optim.accumulate'?"),
-        ([TINY, "--config.groups=many"], "groups: expected int such as"),
-        ([TINY, "--config.eval.oracle=perhaps"], "eval.oracle: expected bool"),
-        ([TINY, "--config.optim.clip_norm=x"], "optim.clip_norm: expected float"),
+        ([TINY, "--config.groups=many"], "'many'; expected an integer such as 16"),
+        ([TINY, "--config.model.norm=bach"], "did you mean 'batch'?"),
+        (
+            [TINY, "--config.data.corpora=(dict(source='jsonl'),)"],
+            "data.corpora[0] is \"(dict(source='jsonl'),)\", expected a mapping, such",
+        ),
         ([TINY + ",grops=3"], "no config field 'grops' (did you mean 'groups'?)"),
         (["--config=configs/pretrain.py:tinny"], "did you mean 'tiny'?"),
         (["--config=configs/pretrian.py:tiny"], "did you mean 'configs/pretrain.py'?"),
         (["--config=nowhere/x.py"], "no file 'nowhere/x.py'"),
         ([TINY, "--workdir=gs://bucket/run"], "is an address; expected a folder"),
+        ([TINY, "--mode=predict"], "--mode=predict needs --output=FILE"),
+        ([TINY, "--process_id=1"], "need --coordinator_address=HOST:PORT"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )
@@ -129,12 +134,12 @@ def test_evaluation_of_a_checkpoint_needs_no_training_data(straight):
 def test_evaluation_of_another_model_is_refused(straight):
     config = runs.config(model__layers=2)
     with pytest.raises(InputError, match=r"model\.layers: 1 -> 2"):
-        evaluate.from_workdir(config, straight.workdir)
+        trained.from_workdir(config, straight.workdir)
 
 
 def test_evaluation_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="no checkpoint in"):
-        evaluate.from_workdir(runs.config(), tmp_path)
+        trained.from_workdir(runs.config(), tmp_path)
 
 
 def test_the_module_does_nothing_when_it_is_imported():

@@ -18,8 +18,14 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from pixel_bert_jax import trees
-from pixel_bert_jax.checkpoints.store import BEST, LATEST, Store, check_writable
-from pixel_bert_jax.checks import check_metric
+from pixel_bert_jax.checkpoints.store import (
+    BEST,
+    LATEST,
+    Store,
+    check_writable,
+    stored_fields,
+)
+from pixel_bert_jax.config import Checkpoint
 from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError
@@ -33,6 +39,7 @@ MAY_CHANGE = (
     "compile_cache",
     "dry_run",
     "eval",
+    "evals",
     "log",
     "mesh",
     "sharding",
@@ -65,8 +72,8 @@ class Checkpoints:
         Args:
           workdir: of the run; resolved to an absolute path.
           keep: how many of the newest checkpoints stay.
-          metric: name of the evaluation figure that decides what is best, or "".
-          mode: "max" or "min" of that figure.
+          metric: name of the evaluation metric that decides what is best, or "".
+          mode: "max" or "min" of that metric.
           read_only: change nothing there: a run may be writing at this moment.
           fallback: take an older checkpoint where the newest is damaged.
 
@@ -90,17 +97,16 @@ class Checkpoints:
         self.latest.save(state, meta)
 
     def save_if_best(
-        self, state: TrainState, meta: Mapping[str, Any], figures: Mapping[str, float]
+        self, state: TrainState, meta: Mapping[str, Any], metrics: Mapping[str, float]
     ) -> bool:
-        """Saves the state as best if its figure beats the best one so far.
+        """Saves the state as best if its metric beats the best one so far.
 
-        Raises:
-          InputError: `checkpoint.best_metric` is not among the figures.
+        Returns:
+          Whether it was saved: not if `checkpoint.best_metric` is not among `metrics`.
         """
-        if not self.metric:
+        if self.metric not in metrics:
             return False
-        check_metric(self.metric, list(figures))
-        value = figures[self.metric]
+        value = metrics[self.metric]
         step = self.best.newest_step()
         if step is not None:
             old = self.read_meta(BEST)["figures"][self.metric]
@@ -108,7 +114,7 @@ class Checkpoints:
             # A step that is retaken after a crash was saved before.
             if not better or step == int(state.step):
                 return False
-        self.best.save(state, {**meta, "figures": dict(figures)})
+        self.best.save(state, {**meta, "figures": dict(metrics)})
         return True
 
     def newest_step(self, which: str = LATEST) -> int | None:
@@ -146,9 +152,10 @@ class Checkpoints:
         store = self._of(which)
         step = store.newest_step()
         stored = store.manager.item_metadata(step)["state"]
-        _check_shapes(stored, target, step)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return store.manager.restore(step, args=args)["state"]
+        wanted = stored_fields(target)
+        _check_shapes(stored, wanted, step)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        return target.replace(**store.manager.restore(step, args=args)["state"])
 
     def check(self) -> None:
         """Raises the error of a background write that has failed; does not wait."""
@@ -169,18 +176,17 @@ class Checkpoints:
         return {LATEST: self.latest, BEST: self.best}[which]
 
 
-def options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what `Checkpoints` wants of a run's config."""
-    fields = config["checkpoint"]
+def options(config: Checkpoint) -> dict[str, Any]:
+    """Returns the arguments of `Checkpoints` that `config.checkpoint` decides."""
     return {
-        "keep": fields["keep"],
-        "metric": fields["best_metric"],
-        "mode": fields["best_mode"],
-        "fallback": fields["fallback"],
+        "keep": config.keep,
+        "metric": config.best_metric,
+        "mode": config.best_mode,
+        "fallback": config.fallback,
     }
 
 
-def _check_shapes(stored: Any, target: TrainState, step: int) -> None:
+def _check_shapes(stored: Any, target: Any, step: int) -> None:
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
         return {

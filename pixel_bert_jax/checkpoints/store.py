@@ -6,6 +6,7 @@ as another number; here a checkpoint counts once its files are as the manifest s
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import sys
@@ -115,7 +116,8 @@ class Store:
         saved = self.manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+                state=ocp.args.StandardSave(stored_fields(state)),
+                meta=ocp.args.JsonSave(dict(meta)),
             ),
             force=True,
         )
@@ -137,6 +139,16 @@ class Store:
             step = self._saving
             manifest.write(self.folder / f"{step}{TEMPORARY}")
             self._verified = step
+
+
+def stored_fields(state: TrainState) -> dict[str, Any]:
+    """Returns a state's fields as they are stored.
+
+    Of a run that carries nothing from step to step nothing is stored of that, so that
+    its checkpoints are what they were before there was such a field.
+    """
+    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {name: x for name, x in fields.items() if name != "carried" or x}
 
 
 def check_writable(root: Path) -> None:

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pixel_bert_jax import trees
+from pixel_bert_jax.config import resolve
 from pixel_bert_jax.convert import card
 from pixel_bert_jax.convert.hub import HUB_ERRORS, fetch
 from pixel_bert_jax.convert.photos import to_pixels
@@ -90,7 +91,7 @@ class Pretrained:
         answers: AnswerVocabulary | None = None,
     ) -> Pretrained:
         """Makes the module that a config describes, and records the variables' hash."""
-        model = PixelBert(config["model"], tokenizer.vocab_size)
+        model = PixelBert(resolve(config).model, tokenizer.vocab_size)
         record = dict(provenance)
         if CHECKSUM not in record:
             record[CHECKSUM] = digest(variables)
@@ -113,8 +114,8 @@ class Pretrained:
             long.
           ImageError: a photo that cannot be used; the text says which and why.
         """
-        data = self.config["data"]
-        length = data["max_text_length"]
+        data = resolve(self.config).data
+        length = data.max_text_length
         texts = [texts] if isinstance(texts, str) else list(texts)
         pixels = to_pixels(photos)
         if len(pixels) != len(texts) or not texts:
@@ -135,15 +136,15 @@ class Pretrained:
         for n, row in enumerate(rows):
             ids[n, 0, : len(row)], mask[n, 0, : len(row)] = row, True
         sizes = np.array([[p.shape[:2] for p in pixels]])  # [1, n, 2]
-        sides = data["source_canvases"]
+        sides = data.source_canvases
         side = sides[int(geometry.choose_source(sizes, sides)[0])]
         source = np.zeros((len(pixels), 1, side, side, 3), np.uint8)
         for n, one in enumerate(pixels):
             images.lay(one, source[n, 0])
-        short, long = data["short_side"], data["long_side"]
+        short, long = data.short_side, data.long_side
         targets = geometry.target_sizes(sizes, short, long)
         # The last canvas is a square, which holds wide and tall photos together.
-        canvases = [geometry.parse_canvas(c) for c in data["canvases"]]
+        canvases = [geometry.parse_canvas(c) for c in data.canvases]
         canvases.append((long, long))
         canvas = canvases[int(geometry.choose_canvas(targets, canvases)[0])]
         batch = {

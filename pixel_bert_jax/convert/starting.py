@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pixel_bert_jax import trees
+from pixel_bert_jax.config import Init, Model, resolve
 from pixel_bert_jax.convert import bert, resnet
 from pixel_bert_jax.convert.hub import fetch
 from pixel_bert_jax.convert.pretrained import Pretrained, check_fits
@@ -52,8 +53,8 @@ WANTED = {
 
 
 def load(
-    init: Mapping[str, str],
-    model: Mapping[str, Any],
+    init: Init,
+    model: Model,
     shapes: Mapping[str, Any],
     vocabulary: Sequence[str],
 ) -> tuple[dict[str, np.ndarray], dict[str, Report]]:
@@ -75,8 +76,8 @@ def load(
     flat = {path: tuple(leaf.shape) for path, leaf in trees.flatten(shapes).items()}
     arrays: dict[str, np.ndarray] = {}
     reports = {}
-    if init["text"]:
-        path = fetch(init["text"], WANTED)
+    if init.text:
+        path = fetch(init.text, WANTED)
         _check_config(path, BERT_FIXED, BERT_FIELDS, model)
         _check_vocabulary(path, vocabulary)
         target = {
@@ -85,19 +86,19 @@ def load(
             if re.fullmatch(PARAMS + bert.PARTS, name)
         }
         found, reports["text"] = bert.import_bert(
-            open_weights(path), target, f"init.text = {init['text']}"
+            open_weights(path), target, f"init.text = {init.text}"
         )
         arrays |= {PARAMS + name: array for name, array in found.items()}
-    if init["cnn"]:
+    if init.cnn:
         target = {n: s for n, s in flat.items() if re.fullmatch(resnet.PARTS, n)}
-        path = fetch(init["cnn"], WANTED)
+        path = fetch(init.cnn, WANTED)
         _check_config(path, RESNET_FIXED)
         found, reports["cnn"] = resnet.import_resnet(
             open_weights(path),
             target,
-            f"init.cnn = {init['cnn']}",
-            groups=model["backbone"]["groups"],
-            norm=model["norm"],
+            f"init.cnn = {init.cnn}",
+            groups=model.backbone["groups"],
+            norm=model.norm,
         )
         arrays |= found
     return arrays, reports
@@ -105,7 +106,7 @@ def load(
 
 def from_trained(
     found: Pretrained,
-    model: Mapping[str, Any],
+    model: Model,
     shapes: Params,
     where: str,
     *,
@@ -130,7 +131,7 @@ def from_trained(
     Raises:
       InputError: another architecture; lists the differences.
     """
-    theirs, ours = _architecture(found.config["model"]), _architecture(model)
+    theirs, ours = (_architecture(m) for m in (resolve(found.config).model, model))
     differences = [
         f"model.{path.replace(trees.SEPARATOR, '.')} is {theirs.get(path)}, expected "
         f"{ours.get(path)}"
@@ -158,9 +159,11 @@ def from_trained(
     return taken, report
 
 
-def _architecture(model: Mapping[str, Any]) -> dict[str, Any]:
+def _architecture(model: Model) -> dict[str, Any]:
     """Returns the fields that decide shapes and operations, {path: plain value}."""
-    fields = json.loads(json.dumps({name: model[name] for name in ARCHITECTURE}))
+    fields = {
+        name: value for name, value in model.to_dict().items() if name in ARCHITECTURE
+    }
     fields["backbone"].pop("frozen_stages")  # decides what is trained, not the model
     return trees.flatten(fields)
 
@@ -175,7 +178,7 @@ def _check_config(
     path: Path,
     fixed: Mapping[str, Any],
     fields: Mapping[str, str] | None = None,
-    model: Mapping[str, Any] | None = None,
+    model: Model | None = None,
 ) -> None:
     """Compares what shapes do not show, above all the number of attention heads.
 
@@ -198,9 +201,9 @@ def _check_config(
     except (ValueError, TypeError) as error:
         raise InputError(f"{file} is damaged: {error}") from error
     wrong = [
-        f"{theirs} is {config[theirs]}, model.{ours} is {model[ours]}"
+        f"{theirs} is {config[theirs]}, model.{ours} is {getattr(model, ours)}"
         for theirs, ours in (fields or {}).items()
-        if theirs in config and config[theirs] != model[ours]
+        if theirs in config and config[theirs] != getattr(model, ours)
     ]
     wrong += [
         f"{field} is {config[field]!r}, only {value!r} is supported"

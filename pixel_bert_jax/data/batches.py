@@ -1,25 +1,8 @@
 """Makes one batch: asks the plan what is in it, reads, decodes and lays out. No TF.
 
-Keys of a batch; G counts this process's groups (all G in a single process), L is
-the index's `max_text_length`, S the bucket's source canvas:
-
-  image          uint8  [G, M, S, S, 3]  original pixels, zero beside them
-  source_size    int32  [G, M, 2]        (height, width) of those pixels
-  image_size     int32  [G, M, 2]        (height, width) they are resized to
-  image_id       int32  [G, M]           number of the picture; -1 for no image
-  corpus         int32  [G]              -1 for a hole
-  text_ids       int32  [G, K, L]
-  text_mask      bool   [G, K, L]        True = real token
-  example_uid    uint32 [G, K, 2]
-  example_mask   bool   [G, K]           False = hole or failed image
-
-and, from an `EvaluationPlan`, with the same meaning, each slot's negative text and each
-group's other image: negative_ids, negative_mask, other_image, other_source_size,
-other_image_size. A task's targets (`targets.py`) are further keys.
-
-The sizes of a hole or of a failed image are (0, 0). One failed image masks its whole
-group, of which corpus, texts and uids stay: the batch is still a pure function of the
-plan and of the files' bytes.
+`fields.py` says what a batch holds; its first axis counts this process's groups (all G
+in a single process). One failed image masks its whole group, of which corpus, texts and
+uids stay: the batch is still a pure function of the plan and of the files' bytes.
 """
 
 from __future__ import annotations
@@ -36,29 +19,12 @@ from typing import Any
 import numpy as np
 
 from pixel_bert_jax.data import geometry, images
+from pixel_bert_jax.data.fields import EVALUATION_FIELDS, FIELDS, Field
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
 from pixel_bert_jax.data.targets import Targets
 from pixel_bert_jax.types import Batch
 
-DTYPES = {
-    "image": np.uint8,
-    "source_size": np.int32,
-    "image_size": np.int32,
-    "image_id": np.int32,
-    "corpus": np.int32,
-    "text_ids": np.int32,
-    "text_mask": np.bool_,
-    "example_uid": np.uint32,
-    "example_mask": np.bool_,
-}
-EVALUATION_DTYPES = {
-    "negative_ids": np.int32,
-    "negative_mask": np.bool_,
-    "other_image": np.uint8,
-    "other_source_size": np.int32,
-    "other_image_size": np.int32,
-}
 # Seconds without any image until it is said, and until it is an error: a file system
 # that hangs raises nothing. So often it is looked.
 READ_WARN, READ_LIMIT, READ_LOOK = 30.0, 300.0, 0.2
@@ -88,6 +54,9 @@ class Made:
 
 class BatchMaker:
     """Turns a step's number into arrays, decoding the images on an executor.
+
+    Attributes:
+      fields: what its batches hold, in order.
 
     Args:
       plan: which examples form which batch.
@@ -120,6 +89,12 @@ class BatchMaker:
         self._closing = closing
         self._targets = targets
         self._blank_images = blank
+        self._partners = isinstance(plan, EvaluationPlan) and plan.partners
+        self.fields: dict[str, Field] = {
+            **FIELDS,
+            **(EVALUATION_FIELDS if self._partners else {}),
+            **(targets.fields if targets is not None else {}),
+        }
 
     def make(self, step: int) -> Made:
         """Returns the batch of a step.
@@ -143,7 +118,7 @@ class BatchMaker:
         }
         arrays["source_size"], arrays["image_size"] = self._sizes(shown)
         arrays["text_ids"], arrays["text_mask"] = self._texts(corpus, texts)
-        if planned.negatives is not None:
+        if self._partners:
             others = planned.other_images[rows]
             arrays["other_image"] = self._blank(others, planned.bucket.source)
             wanted.append((others, arrays["other_image"]))
@@ -151,12 +126,10 @@ class BatchMaker:
             arrays["other_source_size"], arrays["other_image_size"] = sizes
             ids, mask = self._texts(corpus, planned.negatives[rows])
             arrays["negative_ids"], arrays["negative_mask"] = ids, mask
-        dtypes = DTYPES | (EVALUATION_DTYPES if planned.negatives is not None else {})
         if self._targets is not None:
             arrays |= self._targets.arrays(
                 self._annotations(corpus, texts), texts.shape
             )
-            dtypes = dtypes | dict(self._targets.dtypes)
         seen, bad = (0, []) if self._blank_images else self._read(wanted)
         if bad:
             failed = np.isin(shown, [row for row, _ in bad]).any(axis=1)
@@ -164,8 +137,8 @@ class BatchMaker:
                 arrays[key][failed] = 0
             arrays["image_id"][failed] = -1
         ordered = {
-            key: np.ascontiguousarray(arrays[key], dtype)
-            for key, dtype in dtypes.items()
+            key: np.ascontiguousarray(arrays[key], field.dtype)
+            for key, field in self.fields.items()
         }
         return Made(planned.bucket.canvas, ordered, seen, bad)
 

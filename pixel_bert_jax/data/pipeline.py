@@ -3,7 +3,7 @@
 A stream is a pure function of (plan, index, step): it saves no state, starts at any
 step at once, and gives the same bytes whatever the number of threads. `tf.data` turns
 steps into batches and keeps some in stock; inside, a numpy function makes one batch
-(`batches.py`, which also lists the keys) with a pool of threads for its images.
+(`batches.py`; `fields.py` says what it holds) with a pool of threads for its images.
 """
 
 from __future__ import annotations
@@ -28,12 +28,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import numpy as np
 import tensorflow as tf
 
-from pixel_bert_jax.data.batches import (
-    DTYPES,
-    EVALUATION_DTYPES,
-    BatchMaker,
-    ClosedError,
-)
+from pixel_bert_jax.data.batches import BatchMaker, ClosedError
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
 from pixel_bert_jax.data.targets import Targets
@@ -52,7 +47,7 @@ class Step:
     Attributes:
       step: its number.
       canvas: (height, width) in pixels that its images are resized onto.
-      batch: arrays by key, read-only; see `batches`.
+      batch: arrays [G, ...] by name, read-only; see `fields`.
     """
 
     step: int
@@ -143,10 +138,6 @@ class Stream:
         self.wait_seconds = 0.0
         self._index = index
         self._budget = bad_image_budget
-        partners = evaluation and plan.partners
-        self._dtypes = DTYPES | (EVALUATION_DTYPES if partners else {})
-        if targets is not None:
-            self._dtypes = self._dtypes | dict(targets.dtypes)
         self._notes: dict[int, tuple[int, list[tuple[int, str]]]] = {}
         self._failure: BaseException | None = None
         self._closing = threading.Event()
@@ -201,7 +192,7 @@ class Stream:
         finally:
             self.wait_seconds += time.perf_counter() - began
         self._account(int(step))
-        batch = dict(zip(self._dtypes, arrays, strict=True))
+        batch = dict(zip(self._maker.fields, arrays, strict=True))
         return Step(int(step), (int(canvas[0]), int(canvas[1])), batch)
 
     def close(self) -> None:
@@ -212,11 +203,11 @@ class Stream:
         self._iterator = None  # its destructor ends TensorFlow's prefetching
 
     def _dataset(self, start: int, stop: int, prefetch: int) -> Any:
-        """Returns an iterator of [step, canvas, *arrays in the order of types]."""
+        """Returns an iterator of [step, canvas, *arrays in the order of the fields]."""
         _hide_gpus()
         # A weak reference: TensorFlow keeps functions longer than their data sets.
         make = functools.partial(_make, weakref.ref(self))
-        types = [np.int64, np.int32, *self._dtypes.values()]
+        types = [np.int64, np.int32, *(f.dtype for f in self._maker.fields.values())]
 
         def load(step: tf.Tensor) -> list[tf.Tensor]:
             return tf.numpy_function(make, [step], types)
@@ -242,7 +233,7 @@ class Stream:
         return [
             np.int64(step),
             np.array(made.canvas, np.int32),
-            *(made.arrays[key] for key in self._dtypes),
+            *made.arrays.values(),
         ]
 
     def _account(self, step: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pixel_bert_jax.data.fields import Field
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
 
 
@@ -18,10 +19,10 @@ class Targets(Protocol):
     """Makes arrays of the annotations of a batch's text slots.
 
     Attributes:
-      dtypes: key of the batch -> type.
+      fields: what it adds to a batch.
     """
 
-    dtypes: Mapping[str, Any]
+    fields: Mapping[str, Field]
 
     def arrays(
         self, annotations: Sequence[Any], shape: tuple[int, ...]
@@ -37,7 +38,7 @@ class Targets(Protocol):
 class AnswerTargets:
     """`answer_scores` float32 [G, K, A]: soft targets of VQA's human answers."""
 
-    dtypes: Mapping[str, Any] = {"answer_scores": np.float32}
+    fields: Mapping[str, Field] = {"answer_scores": Field(np.float32, ("K", "A"))}
 
     def __init__(self, vocabulary: AnswerVocabulary):
         """Keeps the answers that have a class."""
@@ -59,7 +60,7 @@ class AnswerTargets:
 class TruthTargets:
     """`label` int32 [G, K]: 1 if a statement is true of its images, else 0."""
 
-    dtypes: Mapping[str, Any] = {"label": np.int32}
+    fields: Mapping[str, Field] = {"label": Field(np.int32, ("K",))}
 
     def arrays(
         self, annotations: Sequence[Any], shape: tuple[int, ...]

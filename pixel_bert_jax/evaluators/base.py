@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
 from jax import Array
 
 from pixel_bert_jax import trees
+from pixel_bert_jax.config import Eval
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
-from pixel_bert_jax.types import Batch, Params
+from pixel_bert_jax.types import Batch, InputError, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,30 +27,22 @@ class Settings:
     Attributes:
       tokenizer: of the model.
       answers: its classes, if questions are asked.
-      options: config.eval.
-      oracle: also compute the ceilings of generated data.
-      objectives: names of those of the model.
-      plan: identity of what the stream shows.
+      options: `config.eval` with the evaluator's own fields.
+      heads: names of the objectives whose heads the model has.
+      plan: fingerprint of what the stream shows.
       folder: where a long evaluation leaves what it has, to go on from; None: nowhere.
     """
 
     tokenizer: WordPiece
     answers: AnswerVocabulary | None
-    options: Mapping[str, Any]
-    oracle: bool
-    objectives: Collection[str] = ()
+    options: Eval
+    heads: Collection[str] = ()
     plan: str = ""
     folder: Path | None = None
 
 
 class Predict(Protocol):
-    """Runs a task's predict functions, each compiled once a shape.
-
-    Attributes:
-      names: of the functions.
-    """
-
-    names: Collection[str]
+    """Runs predict functions of a task, each compiled once per shape."""
 
     def __call__(
         self, name: str, variables: Params, step: Step
@@ -66,28 +59,62 @@ class Predict(Protocol):
         """
 
 
-class Evaluator(Protocol):
-    """Turns predictions into figures.
+class Evaluator:
+    """Turns predictions into metrics named CORPUS/METRIC.
 
     Attributes:
-      partners: examples come with another picture and a text of another one.
-      whole_units: all texts of an image come together, and so each image once.
+      partners: examples come with another image and a text of another one.
+      whole_sets: all texts of an image come together, and so each image once.
+      needs: names of objectives, of which the model needs at least one head.
+      metrics: patterns of the names of metrics, without the corpus; see `patterns`.
+      suffix: ends the name of a file of predictions.
     """
 
-    partners: bool
-    whole_units: bool
+    partners: ClassVar[bool] = False
+    whole_sets: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[tuple[str, ...]] = ()
+    suffix: ClassVar[str] = ""
 
-    # An evaluator may also have `predictions`, as `run` without the figures, and
-    # `write`, which puts those of one corpus into their official form; with `suffix`,
-    # the file's name has to end so.
+    def __init__(self, settings: Settings):
+        """Keeps the settings.
 
-    def names(self, index: Index) -> list[str]:
-        """Returns the names of all figures that it may give for an index."""
+        Raises:
+          InputError: the model has none of the heads that are needed.
+        """
+        if not set(self.needs) & set(settings.heads):
+            raise InputError(
+                f"{type(self).__name__} needs a model with the objective "
+                f"{' or '.join(self.needs)}; it has {', '.join(settings.heads)}"
+            )
+        self.settings = settings
 
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:
-        """Yields (name, figure) after seeing every example of the stream once."""
+        """Yields (name, value) after seeing every example of the stream once."""
+        raise NotImplementedError
+
+    @classmethod
+    def patterns(cls, index: Index) -> tuple[str, ...]:
+        """Returns patterns of the names of all metrics that an index may give."""
+        del index
+        return cls.metrics
+
+    @classmethod
+    def writes(cls) -> bool:
+        """Returns whether there is an official file of predictions."""
+        return cls.write is not Evaluator.write
+
+    def predictions(
+        self, predict: Predict, variables: Params, stream: Any, index: Index
+    ) -> list[Any]:
+        """Returns the predictions for each corpus, which `write` takes."""
+        raise NotImplementedError
+
+    def write(self, path: Path, found: Any, index: Index) -> None:
+        """Writes the predictions of a single corpus in their official form."""
+        raise NotImplementedError
 
 
 def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
@@ -98,7 +125,7 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, flo
 
     Args:
       values: [n] float.
-      clusters: [n] int, e.g. the picture that a caption belongs to.
+      clusters: [n] int, e.g. the image that a caption belongs to.
     """
     n = len(values)
     if n == 0:

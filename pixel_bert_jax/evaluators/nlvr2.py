@@ -1,4 +1,4 @@
-"""Held-out figures of NLVR2: accuracy and consistency as the official script."""
+"""Held-out metrics of NLVR2: accuracy and consistency as the official script."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pixel_bert_jax.data.index import Index
-from pixel_bert_jax.evaluators.base import Predict, Settings
+from pixel_bert_jax.evaluators.base import Evaluator, Predict
 from pixel_bert_jax.evaluators.nlvr2_scores import (
     LABELS,
     check_predictions,
@@ -18,20 +18,11 @@ from pixel_bert_jax.evaluators.nlvr2_scores import (
 from pixel_bert_jax.types import Params
 
 
-class Nlvr2Evaluator:
-    """Scores the predictions of `Nlvr2.judge`."""
+class Nlvr2Evaluator(Evaluator):
+    """Scores the predictions of `tasks.nlvr2.judge`; an oracle is always right."""
 
-    partners = False
-    whole_units = False
-
-    def __init__(self, settings: Settings):
-        """Needs none of them: whoever reads the scenes is always right."""
-        del settings
-
-    def names(self, index: Index) -> list[str]:
-        """Returns the names of all figures that `run` gives for an index."""
-        figures = ("statements", "accuracy", "consistency")
-        return [f"{corpus}/{figure}" for corpus in index.corpora for figure in figures]
+    needs = ("truth",)
+    metrics = ("statements", "accuracy", "consistency")
 
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index

@@ -44,7 +44,7 @@ class Gallery:
                 "retrieval is evaluated on one corpus, received "
                 f"{', '.join(index.corpora)}; give the others evaluated=False"
             )
-        if getattr(index.sources[0], "images_per_text", 1) > 1:
+        if index.sources[0].images_per_text > 1:
             raise InputError("retrieval is of single images, received pairs")
         self.index = index
         self.image_rows, self.text_image = np.unique(
@@ -138,7 +138,7 @@ def once(stream: Any, gallery: Gallery) -> Iterator[tuple[Step, np.ndarray]]:
     """Yields (step, numbers of its images) and checks that each image comes once.
 
     Raises:
-      RuntimeError: one came twice, or never; the figures would be wrong.
+      RuntimeError: one came twice, or never; the metrics would be wrong.
     """
     seen = np.zeros(len(gallery.image_rows), np.int64)
     for step in stream:

@@ -1,7 +1,7 @@
-"""Held-out figures of pre-training: masked words and matches, and what the image adds.
+"""Held-out metrics of pre-training: masked words and matches, and what the image adds.
 
-Every figure stands beside the same checkpoint without visual tokens ("blanked") and
-with another example's picture ("other"); embedded scenes add the ceiling of an oracle
+Every metric stands beside the same checkpoint without visual tokens ("blanked") and
+with another example's image ("other"); embedded scenes add the ceiling of an oracle
 that reads the scene graph.
 """
 
@@ -13,47 +13,38 @@ from typing import Any
 import numpy as np
 
 from pixel_bert_jax.data.index import Index
-from pixel_bert_jax.evaluators.base import Predict, Settings, clustered_mean
+from pixel_bert_jax.evaluators.base import Evaluator, Predict, clustered_mean
 from pixel_bert_jax.types import Params
 
 IMAGES = ("own", "blanked", "other")
 
 
-class Probe:
-    """Scores the predictions of `Pretrain.probe`.
-
-    Attributes:
-      tokenizer: of the run.
-      oracle: also compute ceilings, where the source has an oracle.
-    """
+class Probe(Evaluator):
+    """Scores the predictions of `tasks.pretrain.probe`."""
 
     partners = True
-    whole_units = False
+    needs = ("mlm", "itm")
+    metrics = (
+        "texts",
+        "tokens",
+        "match_se",
+        r"match(_blanked|_other|_oracle)?",
+        r"words_minus_(blanked|other)(_se)?",
+    )
 
-    def __init__(self, settings: Settings):
-        """Keeps what is needed."""
-        self.tokenizer = settings.tokenizer
-        self.oracle = settings.oracle
-
-    def names(self, index: Index) -> list[str]:
-        """Returns the names of all figures that `run` may give for an index."""
-        figures = ["texts", "match", "match_se", "tokens"]
-        figures += [f"match_{name}" for name in IMAGES[1:]]
-        for name in IMAGES[1:]:
-            figures += [f"words_minus_{name}", f"words_minus_{name}_se"]
-        names = []
-        for corpus, source in zip(index.corpora, index.sources, strict=True):
-            kinds = ("words", *source.word_classes)
-            words = [_name(kind, image) for kind in kinds for image in IMAGES]
-            names += [f"{corpus}/{figure}" for figure in (*figures, *words)]
-        return names
+    @classmethod
+    def patterns(cls, index: Index) -> tuple[str, ...]:
+        """Returns the metrics, with the accuracy of all words and of each class."""
+        kinds = {"words"}.union(*(source.word_classes for source in index.sources))
+        images = "|".join(f"_{name}" for name in (*IMAGES[1:], "oracle"))
+        return (*cls.metrics, *(rf"{kind}({images})?" for kind in sorted(kinds)))
 
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:
-        """Yields figures named `corpus/figure`.
+        """Yields metrics named `corpus/metric`.
 
-        Figures: `match`, `match_blanked`, `match_other`: share of right decisions over
+        Metrics: `match`, `match_blanked`, `match_other`: share of right decisions over
         every pair once with its own and once with another picture's text, the first
         with its standard error; `words...`: accuracy over masked tokens; the same for
         each class of words; `words_minus_other`, `words_minus_blanked`: mean difference
@@ -69,13 +60,13 @@ class Probe:
                     self._add(table, out, batch, rows, index.sources[c])
         for c, table in enumerate(tables):
             name = index.corpora[c]
-            for figure, value in table.figures(
-                self._classes(index.sources[c]), self.tokenizer.vocab_size
+            for metric, value in table.metrics(
+                self._classes(index.sources[c]), self.settings.tokenizer.vocab_size
             ):
-                yield f"{name}/{figure}", value
+                yield f"{name}/{metric}", value
 
     def _classes(self, source: Any) -> dict[str, np.ndarray]:
-        ids = {token: i for i, token in enumerate(self.tokenizer.vocabulary)}
+        ids = {token: i for i, token in enumerate(self.settings.tokenizer.vocabulary)}
         return {
             kind: np.array(sorted(ids[w] for w in words if w in ids))
             for kind, words in source.word_classes.items()
@@ -90,7 +81,7 @@ class Probe:
         picked["has_negative"] = batch["negative_mask"][rows].any(-1)
         shown = (batch["other_image_size"] > 0).all((1, 2))
         picked["has_other"] = np.broadcast_to(shown[:, None], rows.shape)[rows]
-        if self.oracle and hasattr(source, "oracle"):
+        if self.settings.options.oracle and source.oracle is not None:
             picked |= self._ceiling(picked, batch, rows, source)
         table.add(picked)
 
@@ -98,7 +89,7 @@ class Probe:
         self, picked: dict[str, np.ndarray], batch: Any, rows: np.ndarray, source: Any
     ) -> dict[str, np.ndarray]:
         """Asks the source's oracle for masked words and for the negative pairs."""
-        ids = {token: i for i, token in enumerate(self.tokenizer.vocabulary)}
+        ids = {token: i for i, token in enumerate(self.settings.tokenizer.vocabulary)}
         words = np.zeros_like(picked["labels"])
         match = np.zeros((len(words), 2), np.float32)
         texts = batch["text_ids"][rows], batch["text_mask"][rows]
@@ -119,7 +110,7 @@ class Probe:
         return {"words_oracle": words, "match_oracle": match}
 
     def _plain(self, ids: np.ndarray, mask: np.ndarray) -> list[str]:
-        return self.tokenizer.tokens(ids[mask][1:-1])
+        return self.settings.tokenizer.tokens(ids[mask][1:-1])
 
 
 class _Table:
@@ -132,7 +123,7 @@ class _Table:
         for name, value in columns.items():
             self._columns.setdefault(name, []).append(value)
 
-    def figures(
+    def metrics(
         self, classes: dict[str, np.ndarray], vocab_size: int
     ) -> Iterator[tuple[str, float]]:
         columns = {k: np.concatenate(v) for k, v in self._columns.items()}
@@ -179,5 +170,5 @@ class _Table:
             yield f"words_minus_{name}_se", error
 
 
-def _name(figure: str, image: str) -> str:
-    return figure if image == "own" else f"{figure}_{image}"
+def _name(metric: str, image: str) -> str:
+    return metric if image == "own" else f"{metric}_{image}"

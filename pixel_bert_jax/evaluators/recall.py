@@ -67,7 +67,7 @@ def ranks(scores: np.ndarray, text_image: np.ndarray) -> Ranks:
     return Ranks(texts, images)
 
 
-def figures(found: Ranks) -> dict[str, float]:
+def metrics(found: Ranks) -> dict[str, float]:
     """Returns recalls in percent, and mean and median rank counted from 1."""
     out = {}
     for name, values in (("text", found.texts), ("image", found.images)):
@@ -78,10 +78,10 @@ def figures(found: Ranks) -> dict[str, float]:
     return out
 
 
-def fold_figures(
+def fold_metrics(
     scores: np.ndarray, text_image: np.ndarray, fold: int = FOLD
 ) -> dict[str, float]:
-    """Returns the mean of `figures` over disjoint folds of images, in their order.
+    """Returns the mean of `metrics` over disjoint folds of images, in their order.
 
     "COCO 1K" is this over the 5,000 images of Karpathy's test split.
 
@@ -95,5 +95,5 @@ def fold_figures(
     for first in range(0, count, fold):
         texts = (text_image >= first) & (text_image < first + fold)
         part = ranks(scores[first : first + fold][:, texts], text_image[texts] - first)
-        parts.append(figures(part))
+        parts.append(metrics(part))
     return {name: float(np.mean([p[name] for p in parts])) for name in parts[0]}

@@ -1,8 +1,8 @@
-"""Held-out figures of image-text retrieval: recall at 1, 5 and 10, both ways.
+"""Held-out metrics of image-text retrieval: recall at 1, 5 and 10, both ways.
 
 All pairs are scored, or with `eval.shortlist` = k only those that a quick first stage
 leaves: for each query the k texts or images whose words and pixels fit best, by the
-objective `image_words`. Figures of the second kind are named `two_stage_...`.
+objective `image_words`. Metrics of the second kind are named `two_stage_...`.
 """
 
 from __future__ import annotations
@@ -19,73 +19,59 @@ import numpy as np
 from pixel_bert_jax import trees
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.evaluators import recall
-from pixel_bert_jax.evaluators.base import Predict, Settings
+from pixel_bert_jax.evaluators.base import Evaluator, Predict, Settings
 from pixel_bert_jax.evaluators.pair_scores import Gallery, PairScorer, score_matrix
 from pixel_bert_jax.evaluators.shortlist import Shortlist, two_stage
+from pixel_bert_jax.tasks.retrieval import SCORERS
 from pixel_bert_jax.types import InputError, Params
 
 FOLDER = "scores"  # in the workdir
 WORDS = "image_words"  # the objective of the first stage
 
 
-class RetrievalEvaluator:
-    """Scores pairs with `Retrieval.score` and ranks them.
+class RetrievalEvaluator(Evaluator):
+    """Scores pairs with `tasks.retrieval.score` and ranks them."""
 
-    Attributes:
-      suffix: ends the name of a file of predictions.
-    """
-
-    partners = False
-    whole_units = True
+    whole_sets = True
+    needs = SCORERS
+    metrics = (
+        "images",
+        "texts",
+        r"(two_stage_|fold_)?(text|image)_(r1|r5|r10|median_rank|mean_rank)",
+        r"two_stage_(text_lost|image_lost|pairs_scored)",
+        r"(text|image)_r1_oracle",
+    )
     suffix = ".npz"
 
     def __init__(self, settings: Settings):
-        """Keeps what is needed.
+        """Keeps the settings.
 
         Raises:
-          InputError: a number that cannot be meant.
+          InputError: a number that cannot be meant, or a model without the heads.
         """
+        super().__init__(settings)
         options = settings.options
-        self.texts, self.fold = options["texts"], options["fold"]
-        self.shortlist = options["shortlist"]
-        for name, least in (("texts", 1), ("fold", 0), ("shortlist", 0)):
-            if options[name] < least:
-                raise InputError(
-                    f"eval.{name} is {options[name]}, expected at least {least}"
-                )
+        self.shortlist = options.shortlist
         if 0 < self.shortlist < max(recall.CUTS):
             raise InputError(
                 f"eval.shortlist is {self.shortlist}, expected 0 (all pairs) or at "
                 f"least {max(recall.CUTS)}, the longest list that is judged"
             )
-        if self.shortlist and self.fold:
+        if self.shortlist and options.fold:
             raise InputError("eval.shortlist and eval.fold do not go together")
-        if self.shortlist and WORDS not in settings.objectives:
+        if self.shortlist and WORDS not in settings.heads:
             raise InputError(
                 f"eval.shortlist needs a model with the objective {WORDS}, whose head "
                 "makes the first stage; give eval.shortlist=0 to score all pairs"
             )
-        self.settings = settings
-
-    def names(self, index: Index) -> list[str]:
-        """Returns the names of all figures that `run` gives without an oracle."""
-        gallery = Gallery(index)
-        images = len(gallery.image_rows)
-        plain = list(recall.figures(recall.Ranks(np.zeros(1, int), np.zeros(1, int))))
-        if self.shortlist:
-            lost = ["text_lost", "image_lost", "pairs_scored"]
-            names = [f"two_stage_{name}" for name in (*plain, *lost)]
-        else:
-            names = plain + [f"fold_{name}" for name in plain if self._folds(images)]
-        return [f"{index.corpora[0]}/{name}" for name in ("images", "texts", *names)]
 
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:
-        """Yields figures named `corpus/figure`; recalls in percent.
+        """Yields metrics named `corpus/metric`; recalls in percent.
 
-        Figures: `images`, `texts`: counts; `text_r1` ... and `image_r1` ... of
-        `recall.figures`; `fold_...`, their mean over folds of `eval.fold` images;
+        Metrics: `images`, `texts`: counts; `text_r1` ... and `image_r1` ... of
+        `recall.metrics`; `fold_...`, their mean over folds of `eval.fold` images;
         with an oracle `text_r1_oracle` and `image_r1_oracle`. With a shortlist instead
         `two_stage_...`, and of these `text_lost` and `image_lost`, the queries in
         percent whose right answers are not on the list, and `pairs_scored`, the share
@@ -96,20 +82,24 @@ class RetrievalEvaluator:
         yield f"{name}/images", float(len(gallery.image_rows))
         yield f"{name}/texts", float(len(gallery.text_image))
         if self.shortlist:
-            scorer = PairScorer(predict, variables, gallery, self.texts)
+            scorer = PairScorer(
+                predict, variables, gallery, self.settings.options.texts
+            )
             first = Shortlist(predict, variables, gallery, self.settings.tokenizer)
-            figures = two_stage(first, scorer, stream, self.shortlist)
+            metrics = two_stage(first, scorer, stream, self.shortlist)
         else:
             scores = self._matrix(predict, variables, stream, gallery)
-            figures = recall.figures(recall.ranks(scores, gallery.text_image))
+            metrics = recall.metrics(recall.ranks(scores, gallery.text_image))
             if self._folds(len(scores)):
-                folds = recall.fold_figures(scores, gallery.text_image, self.fold)
-                figures |= {f"fold_{figure}": value for figure, value in folds.items()}
-        for figure, value in figures.items():
-            yield f"{name}/{figure}", value
-        if self.settings.oracle and hasattr(index.sources[0], "oracle"):
-            for figure, value in oracle_figures(gallery).items():
-                yield f"{name}/{figure}", value
+                folds = recall.fold_metrics(
+                    scores, gallery.text_image, self.settings.options.fold
+                )
+                metrics |= {f"fold_{metric}": value for metric, value in folds.items()}
+        for metric, value in metrics.items():
+            yield f"{name}/{metric}", value
+        if self.settings.options.oracle and index.sources[0].oracle is not None:
+            for metric, value in oracle_metrics(gallery).items():
+                yield f"{name}/{metric}", value
 
     def predictions(
         self, predict: Predict, variables: Params, stream: Any, index: Index
@@ -138,7 +128,7 @@ class RetrievalEvaluator:
             raise InputError(
                 f"eval.fold is {self.fold}, expected a divisor of the {images} images"
             )
-        return bool(self.fold)
+        return bool(self.settings.options.fold)
 
     def _matrix(
         self, predict: Predict, variables: Params, stream: Any, gallery: Gallery
@@ -153,7 +143,7 @@ class RetrievalEvaluator:
             )
             identity = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
             folder = self.settings.folder / FOLDER / identity
-        scorer = PairScorer(predict, variables, gallery, self.texts)
+        scorer = PairScorer(predict, variables, gallery, self.settings.options.texts)
         scores = score_matrix(scorer, stream, gallery, folder)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -162,7 +152,7 @@ class RetrievalEvaluator:
         return scores
 
 
-def oracle_figures(gallery: Gallery) -> dict[str, float]:
+def oracle_metrics(gallery: Gallery) -> dict[str, float]:
     """Returns recalls at 1 of a reader who knows each scene and how captions are drawn.
 
     For a text the scene that gives it with the highest probability; for a scene the
@@ -178,6 +168,6 @@ def oracle_figures(gallery: Gallery) -> dict[str, float]:
     of_images = recall.ranks(given, gallery.text_image)
     of_texts = recall.ranks(given / given.sum(axis=0), gallery.text_image)
     return {
-        "text_r1_oracle": recall.figures(of_texts)["text_r1"],
-        "image_r1_oracle": recall.figures(of_images)["image_r1"],
+        "text_r1_oracle": recall.metrics(of_texts)["text_r1"],
+        "image_r1_oracle": recall.metrics(of_images)["image_r1"],
     }

@@ -89,7 +89,7 @@ def two_stage(
         on a list stays behind it, in the order of the first stage.
 
     Returns:
-      Figures named `two_stage_...`; see `RetrievalEvaluator.run`.
+      Metrics named `two_stage_...`; see `RetrievalEvaluator.run`.
     """
     gallery = first.gallery
     seen = _Seen()
@@ -116,12 +116,12 @@ def two_stage(
         recall.ranks(_combined(fine, coarse, images_of), gallery.text_image).images,
     )
     own = np.arange(len(coarse))[:, None] == gallery.text_image
-    figures = recall.figures(ranks) | {
+    metrics = recall.metrics(ranks) | {
         "text_lost": 100 * (1 - (texts & own).any(axis=1).mean()),
         "image_lost": 100 * (1 - (images_of & own).any(axis=0).mean()),
         "pairs_scored": 100 * scored.mean(),
     }
-    return {f"two_stage_{name}": float(value) for name, value in figures.items()}
+    return {f"two_stage_{name}": float(value) for name, value in metrics.items()}
 
 
 class _Seen:

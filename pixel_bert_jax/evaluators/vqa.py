@@ -1,4 +1,4 @@
-"""Held-out figures of visual question answering: the official accuracy."""
+"""Held-out metrics of visual question answering: the official accuracy."""
 
 from __future__ import annotations
 
@@ -8,46 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from pixel_bert_jax.data.index import Index
-from pixel_bert_jax.evaluators.base import Predict, Settings
+from pixel_bert_jax.evaluators.base import Evaluator, Predict
 from pixel_bert_jax.evaluators.vqa_accuracy import accuracy, validate, write_results
 from pixel_bert_jax.types import InputError, Params
 
 
-class VqaEvaluator:
-    """Scores the predictions of `Vqa.answer`.
+class VqaEvaluator(Evaluator):
+    """Scores the predictions of `tasks.vqa.answer`."""
 
-    Attributes:
-      answers: the classes.
-      oracle: also score the most common answer, where the source is generated.
-    """
-
-    partners = False
-    whole_units = False
-
-    def __init__(self, settings: Settings):
-        """Keeps what is needed; texts are not looked at."""
-        self.answers = settings.answers
-        self.oracle = settings.oracle
-
-    def names(self, index: Index) -> list[str]:
-        """Returns the names of all figures that `run` gives for an index."""
-        names = []
-        for c, corpus in enumerate(index.corpora):
-            kinds = {
-                _name(annotation[field])
-                for annotation in self._annotations(index, c)
-                for field in ("answer_type", "question_type")
-            }
-            names += [f"{corpus}/questions", f"{corpus}/accuracy"]
-            names += [f"{corpus}/{kind}" for kind in sorted(kinds)]
-        return names
+    needs = ("answers",)
+    metrics = ("questions", "accuracy", r"accuracy_\w+")
 
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:
-        """Yields figures named `corpus/figure`, accuracies in percent.
+        """Yields metrics named `corpus/metric`, accuracies in percent.
 
-        Figures: `questions`; `accuracy`; `accuracy_...`, of each answer and question
+        Metrics: `questions`; `accuracy`; `accuracy_...`, of each answer and question
         type; with an oracle `accuracy_oracle`.
         """
         found = self.predictions(predict, variables, stream, index)
@@ -64,7 +41,7 @@ class VqaEvaluator:
             for kinds in (scored.by_answer_type, scored.by_question_type):
                 for kind, value in kinds.items():
                     yield f"{corpus}/{_name(kind)}", value
-            if self.oracle and not index.sources[c].files():
+            if self.settings.options.oracle and not index.sources[c].files():
                 best = {
                     a["question_id"]: a["multiple_choice_answer"] for a in annotations
                 }
@@ -81,7 +58,9 @@ class VqaEvaluator:
             for g, k in zip(*batch["example_mask"].nonzero(), strict=True):
                 c, row = int(batch["corpus"][g]), int(batch["example_uid"][g, k, 1])
                 question = index.annotation(c, row)["question_id"]
-                found[c][question] = self.answers.answers[int(out["answer"][g, k])]
+                found[c][question] = self.settings.answers.answers[
+                    int(out["answer"][g, k])
+                ]
         return found
 
     def write(self, path: Path, found: dict[int, str], index: Index) -> None:

@@ -96,7 +96,13 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
-        """Maps x [B, T, D] with mask [B, T] (True = real) to [B, T, D]."""
+        """Maps x [B, T, D] to [B, T, D].
+
+        Args:
+          x: tokens.
+          mask: bool, True = can be attended to; [B, T] for keys that all queries see,
+            or [B, T, T] for each query (row) and key (column).
+        """
         head = self.features // self.heads
         start = init(self.init_std)
 
@@ -115,9 +121,11 @@ class EncoderLayer(nn.Module):
         attend = jax.nn.dot_product_attention
         if self.dtype == jnp.float64:
             attend = nn.dot_product_attention
-        # Its float32 mixes dtypes, which our tests forbid in our code.
+        # [B, heads, queries, keys]
+        mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+        # Its float32 mixes dtypes, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            attended = attend(query, key, value, mask=mask[:, None, None])
+            attended = attend(query, key, value, mask=mask)
         attended = attended.reshape(*x.shape[:-1], self.features)
         x = LayerNorm(output=self.dtype, name="attention_norm")(
             x + drop(dense(self.features, "attention_out")(attended))
@@ -146,7 +154,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
-        """Maps x [B, T, D] with mask [B, T] to [B, T, D]."""
+        """Maps x [B, T, D] with mask [B, T] or [B, T, T] to [B, T, D]."""
         layer = remat(EncoderLayer, self.remat)
         for number in range(self.layers):
             x = layer(

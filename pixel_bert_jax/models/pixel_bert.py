@@ -6,7 +6,6 @@ the pixels (arXiv 2004.00849, section 3.4).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -14,59 +13,106 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from pixel_bert_jax import models
 from pixel_bert_jax.models.bert import Encoder, TextEmbedding
-from pixel_bert_jax.models.front_ends import PixelFrontEnd, VisualTokens
-from pixel_bert_jax.models.resnet import ResNet
+from pixel_bert_jax.models.front_ends import VisualTokens
 
 
 @struct.dataclass
 class Encoded:
-    """Output of the fusion transformer for B = G M K pairs."""
+    """Output of the fusion transformer for B = G M K pairs, ordered (g, m, k)."""
 
     text: Array  # [B, L, D]
+    text_mask: Array  # [B, L] bool
     visual: Array  # [B, P, D]
+    visual_mask: Array  # [B, P] bool
+    index: Array  # [B, P] int32, cell of the flattened grid; see `VisualTokens`
     pooled: Array  # [B, D], the [CLS] output
 
 
-class PixelBert(nn.Module):
-    """The CNN, the front end and the transformer, as three methods.
+@struct.dataclass
+class Alone:
+    """Output of the same transformer for one modality alone."""
+
+    features: Array  # [G, K, L, D] of texts or [G, M, P, D] of images
+    mask: Array  # without the last axis, bool
+
+
+class Heads(nn.Module):
+    """The objectives' heads; each lies under the name of its objective.
 
     Attributes:
-      config: `config.model`, a mapping with the fields of `configs/common.py`.
+      objectives: of `objectives/`, hashable.
+      config: `config.model`.
+      text: `objectives.base.TextSpec`.
+    """
+
+    objectives: tuple[Any, ...]
+    config: Any
+    text: Any
+
+    def setup(self) -> None:
+        """Makes the heads of those objectives that have one."""
+        for objective in self.objectives:
+            head = objective.head(self.config, self.text)
+            if head is not None:
+                setattr(self, objective.name, head)
+
+    def __call__(self, name: str, *inputs: Array) -> Array:
+        """Applies the head of an objective."""
+        return getattr(self, name)(*inputs)
+
+
+class PixelBert(nn.Module):
+    """The CNN, the front end and the transformer, as methods, and the heads.
+
+    Attributes:
+      config: `config.model`.
       vocab_size: V.
+      objectives: whose heads are part of the model.
+      text_spec: `objectives.base.TextSpec`, for the heads.
     """
 
     config: Any
     vocab_size: int
+    objectives: tuple[Any, ...] = ()
+    text_spec: Any = None
 
     def setup(self) -> None:
         """Builds the parts; their names are the parameter paths' first component."""
         c = self.config
-        dtype = jnp.dtype(c["dtype"])
-        init_std, dropout, remat = c["init_std"], c["dropout"], c["remat"]
-        live = c["norm"] == "batch"
-        self.backbone = ResNet(
-            **_tuples(c["backbone"]),
-            norm=c["norm"],
-            remat=remat["backbone"],
+        dtype = jnp.dtype(c.dtype)
+        self.backbone = models.build(
+            models.BACKBONES,
+            "model.backbone",
+            c.backbone,
+            norm=c.norm,
+            remat=c.remat.backbone,
             dtype=dtype,
         )
-        self.front_end = PixelFrontEnd(
-            c["features"], **c["front_end"], init_std=init_std, live=live, dtype=dtype
+        self.front_end = models.build(
+            models.FRONT_ENDS,
+            "model.front_end",
+            c.front_end,
+            features=c.features,
+            init_std=c.init_std,
+            live=c.norm == "batch",
+            dtype=dtype,
         )
         self.text = TextEmbedding(
-            self.vocab_size, c["max_positions"], c["features"], dropout, init_std, dtype
+            self.vocab_size, c.max_positions, c.features, c.dropout, c.init_std, dtype
         )
         self.encoder = Encoder(
-            c["layers"],
-            c["features"],
-            c["heads"],
-            c["hidden"],
-            dropout,
-            init_std,
-            remat["encoder"],
+            c.layers,
+            c.features,
+            c.heads,
+            c.hidden,
+            c.dropout,
+            c.init_std,
+            c.remat.encoder,
             dtype,
         )
+        self.heads = Heads(self.objectives, c, self.text_spec)
 
     def encode_images(
         self,
@@ -80,7 +126,7 @@ class PixelBert(nn.Module):
         Args:
           image: [G, M, H, W, 3] float32 of `ops.image.prepare`.
           image_size: [G, M, 2] int32.
-          train: use batch statistics in a live norm.
+          train: use batch statistics in a trainable norm.
         """
         groups, images = image.shape[:2]
         features, size = self.backbone(
@@ -107,9 +153,6 @@ class PixelBert(nn.Module):
           text_mask: [G, K, L] bool.
           visual: tokens of [G, M] images.
           train: dropout on (needs the rng "dropout").
-
-        Returns:
-          Encoded, pairs ordered (g, m, k).
         """
         groups, texts, length = text_ids.shape
         images = visual.features.shape[1]
@@ -121,10 +164,38 @@ class PixelBert(nn.Module):
             x = jnp.broadcast_to(x, (groups, images, texts, *rest))
             return x.reshape(groups * images * texts, *rest)
 
+        text_mask, visual_mask = pairs(text_mask, 1), pairs(visual.mask, 2)
         sequence = jnp.concatenate([pairs(words, 1), pairs(visual.features, 2)], axis=1)
-        mask = jnp.concatenate([pairs(text_mask, 1), pairs(visual.mask, 2)], axis=1)
+        mask = jnp.concatenate([text_mask, visual_mask], axis=1)
         out = self.encoder(sequence, mask, train=train)
-        return Encoded(out[:, :length], out[:, length:], out[:, 0])
+        return Encoded(
+            text=out[:, :length],
+            text_mask=text_mask,
+            visual=out[:, length:],
+            visual_mask=visual_mask,
+            index=pairs(visual.index, 2),
+            pooled=out[:, 0],
+        )
+
+    def encode_texts(
+        self, text_ids: Array, text_mask: Array, *, train: bool = False
+    ) -> Alone:
+        """Runs texts [G, K, L] through the transformer without any pixel."""
+        words = self.text(text_ids, train=train)
+        return self._alone(words, text_mask, train)
+
+    def encode_pixels(self, visual: VisualTokens, *, train: bool = False) -> Alone:
+        """Runs the pixels of images [G, M] through the transformer without any word."""
+        return self._alone(visual.features, visual.mask, train)
+
+    def _alone(self, x: Array, mask: Array, train: bool) -> Alone:
+        flat = x.reshape(-1, *x.shape[2:])
+        out = self.encoder(flat, mask.reshape(-1, mask.shape[-1]), train=train)
+        return Alone(out.reshape(x.shape), mask)
+
+    def head(self, name: str, *inputs: Array) -> Array:
+        """Applies the head of an objective."""
+        return self.heads(name, *inputs)
 
     def __call__(
         self,
@@ -135,11 +206,3 @@ class PixelBert(nn.Module):
     ) -> Encoded:
         """Both parts with all pixels, as in fine-tuning; shapes as above."""
         return self.fuse(text_ids, text_mask, self.encode_images(image, image_size))
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists, as a config read from json has them, as tuples, which can be hashed."""
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in fields.items()
-    }

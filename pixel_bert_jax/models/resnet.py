@@ -10,7 +10,8 @@ cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,18 +24,6 @@ from pixel_bert_jax.types import InputError, nearest
 
 STEMS = {"conv3": 2, "conv7_pool": 4}  # name -> stride
 IMAGENET_STEM = 64  # channels of every published ResNet's first convolution
-
-
-def frozen_patterns(frozen_stages: int) -> tuple[str, ...]:
-    """Returns patterns of the paths of the stem and of the first stages.
-
-    Args:
-      frozen_stages: number of stages beside the stem; -1 = not even the stem.
-    """
-    if frozen_stages < 0:
-        return ()
-    stages = range(1, frozen_stages + 1)
-    return (r"backbone/stem.*", *(rf"backbone/stage{n}_.*" for n in stages))
 
 
 class Conv(nn.Module):
@@ -157,6 +146,19 @@ class ResNet(nn.Module):
     frozen_stages: int = -1
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+
+    @staticmethod
+    def frozen_patterns(fields: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns patterns of the paths of the stem and of the first stages.
+
+        Args:
+          fields: `config.model.backbone`, of which `frozen_stages` counts: the number
+            of stages beside the stem; -1 = not even the stem.
+        """
+        if fields["frozen_stages"] < 0:
+            return ()
+        stages = range(1, fields["frozen_stages"] + 1)
+        return (r"backbone/stem.*", *(rf"backbone/stage{n}_.*" for n in stages))
 
     @nn.compact
     def __call__(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pixel_bert_jax.objectives.answers import Answers
@@ -14,7 +15,7 @@ from pixel_bert_jax.objectives.retrieval import Retrieval
 from pixel_bert_jax.objectives.truth import Truth
 from pixel_bert_jax.types import InputError, nearest
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "mlm": MaskedLanguageModelling,
     "itm": ImageTextMatching,
     "image_words": ImageWords,
@@ -28,19 +29,56 @@ def build(config: Mapping[str, Mapping[str, Any]]) -> tuple[Objective, ...]:
     """Builds the objectives of `config.objectives`: name -> its fields.
 
     Raises:
-      InputError: for an unknown name or an empty table.
+      InputError: for an unknown name or field, an empty table, or objectives that read
+        different batches.
     """
-    for name in config:
+    if not config:
+        raise InputError("objectives is empty: at least one objective is needed")
+    found = []
+    for name, fields in config.items():
         if name not in OBJECTIVES:
             raise InputError(
                 f"objectives.{name} is not an objective{nearest(name, OBJECTIVES)}; "
                 f"valid: {', '.join(OBJECTIVES)}"
             )
-    if not config:
-        raise InputError("objectives is empty: at least one objective is needed")
-    return tuple(OBJECTIVES[name](**fields) for name, fields in config.items())
+        kind = OBJECTIVES[name]
+        known = [f.name for f in dataclasses.fields(kind)]
+        required = [f.name for f in dataclasses.fields(kind) if _is_required(f)]
+        for field in fields:
+            if field not in known:
+                raise InputError(
+                    f"objectives.{name} has no field {field!r}{nearest(field, known)}; "
+                    f"valid: {', '.join(known)}"
+                )
+        for field in required:
+            if field not in fields:
+                raise InputError(f"objectives.{name} needs the field {field!r}")
+        found.append(kind(**fields))
+    for what in ("images", "negatives"):
+        values = {objective.name: getattr(objective, what) for objective in found}
+        if len(set(values.values())) > 1:
+            raise InputError(
+                f"objectives that read batches of different {what} per text do not go "
+                f"together: {', '.join(f'{n} {v}' for n, v in values.items())}"
+            )
+    return tuple(found)
 
 
-def negatives(config: Mapping[str, Mapping[str, Any]]) -> int:
-    """Returns how many texts of other pictures `config.objectives` asks for."""
-    return Retrieval(**config["retrieval"]).negatives if "retrieval" in config else 0
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+def targets(objectives: Sequence[Objective], answers: Any) -> Any:
+    """Returns what makes the targets of all objectives, None if none has any.
+
+    Raises:
+      InputError: more than one objective has targets.
+    """
+    made = {o.name: t for o in objectives if (t := o.targets(answers)) is not None}
+    if len(made) > 1:
+        raise InputError(
+            f"the objectives {', '.join(made)} read different annotations of a text; "
+            "one of them at a time"
+        )
+    return next(iter(made.values()), None)

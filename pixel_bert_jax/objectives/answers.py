@@ -8,38 +8,33 @@ averaged over questions, as the code of SOHO and others does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jax import Array
+import optax
 
+from pixel_bert_jax.config import Model
+from pixel_bert_jax.data.targets import AnswerTargets
+from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
 from pixel_bert_jax.models.heads import MultilayerHead
-from pixel_bert_jax.models.pixel_bert import Encoded
-from pixel_bert_jax.objectives.base import Heads, TextSpec
-from pixel_bert_jax.objectives.views import View
+from pixel_bert_jax.objectives.base import Inputs, Loss, Objective, TextSpec
 from pixel_bert_jax.ops.losses import at_least_float32, weighted_sum
-from pixel_bert_jax.types import InputError, Sums
+from pixel_bert_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
+class Answers(Objective):
     """Soft binary cross-entropy over the answer vocabulary.
 
     Attributes:
-      weight: multiplier of the loss.
       hidden: width of the MLP as a multiple of D; 0 is a linear classifier.
     """
 
-    weight: float
     hidden: int = 2
-    name: str = "answers"
-    view: str = "clean"
-    reads: str = "fused"
+    name = "answers"
+    asks = True
 
-    def head(self, model: Mapping[str, Any], text: TextSpec) -> nn.Module:
+    def head(self, model: Model, text: TextSpec) -> nn.Module:
         """Returns the MLP.
 
         Raises:
@@ -50,30 +45,21 @@ class Answers:
                 "objectives.answers needs answers: see config.data.answers"
             )
         return MultilayerHead(
-            text.answers, self.hidden * model["features"], model["init_std"]
+            text.answers, self.hidden * model.features, model.init_std
         )
 
-    def head_inputs(self, features: int, text: TextSpec) -> tuple[tuple[int, ...], ...]:
-        """Returns the shape of pooled outputs."""
-        del text
-        return ((1, features),)
+    def targets(self, answers: AnswerVocabulary | None) -> AnswerTargets:
+        """Returns the soft scores of the answers."""
+        return AnswerTargets(answers)
 
-    def count(self, view: View) -> Array:
-        """Returns the number of questions."""
-        return jnp.sum(view.mask.astype(jnp.float32))
-
-    def loss(self, heads: Heads, encoded: Encoded, view: View) -> tuple[Array, Sums]:
+    def loss(self, inputs: Inputs) -> Loss:
         """Sums the loss over questions; reports the soft score of the best answer."""
-        mask = view.mask.reshape(-1)
-        scores = view.targets["answer_scores"]
+        mask = inputs.view.mask.reshape(-1)
+        scores = inputs.view.targets["answer_scores"]
         scores = at_least_float32(scores.reshape(-1, scores.shape[-1]))
-        logits = heads["answers"](encoded.pooled)
-        # -(s log sigmoid(x) + (1 - s) log sigmoid(-x)) = softplus(x) - s x
-        losses = jnp.sum(jax.nn.softplus(logits) - scores * logits, axis=-1)
+        logits = inputs.heads["answers"](inputs.passes["fused"].pooled)
+        losses = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, scores), axis=-1)
         loss, count = weighted_sum(losses, mask)
         best = jnp.argmax(logits, axis=-1)[:, None]
         score = jnp.take_along_axis(scores, best, axis=-1)[:, 0]
-        return loss, {
-            "answers/loss": (loss, count),
-            "answers/score": weighted_sum(score, mask),
-        }
+        return Loss(loss, count, {"score": weighted_sum(score, mask)})

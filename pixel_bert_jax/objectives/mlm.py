@@ -7,26 +7,23 @@ positions are projected onto the vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from pixel_bert_jax.config import Model
 from pixel_bert_jax.models.heads import MaskedWordHead
-from pixel_bert_jax.models.pixel_bert import Encoded
-from pixel_bert_jax.objectives.base import Heads, TextSpec
+from pixel_bert_jax.objectives.base import Heads, Inputs, Loss, Objective, TextSpec
 from pixel_bert_jax.objectives.views import View
 from pixel_bert_jax.ops.losses import cross_entropy, weighted_sum
-from pixel_bert_jax.types import Sums
 
 
 def masked_word_logits(heads: Heads, text: Array, positions: Array) -> Array:
     """Projects the encoder's outputs at some positions onto the vocabulary.
 
     Args:
-      heads: with "mlm" and "word_embedding".
+      heads: with "mlm".
       text: [B, L, D].
       positions: [B, m] int32.
 
@@ -34,34 +31,26 @@ def masked_word_logits(heads: Heads, text: Array, positions: Array) -> Array:
       [B, m, V] float32.
     """
     picked = jnp.take_along_axis(text, positions[..., None], axis=1)
-    return heads["mlm"](picked, heads["word_embedding"]())
+    return heads["mlm"](picked, heads.word_embedding)
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLanguageModelling:
+class MaskedLanguageModelling(Objective):
     """MLM on the view of ITM, so that one forward pass serves both.
 
     Attributes:
-      weight: multiplier of the loss.
       on_swapped: whether tokens of mismatched pairs count too.
     """
 
-    weight: float
     on_swapped: bool
-    name: str = "mlm"
-    view: str = "swapped_masked"
-    reads: str = "fused"
+    name = "mlm"
+    view = "swapped_masked"
 
-    def head(self, model: Mapping[str, Any], text: TextSpec) -> nn.Module:
+    def head(self, model: Model, text: TextSpec) -> nn.Module:
         """Returns BERT's MLM head."""
-        dtype = jnp.dtype(model["dtype"])
         return MaskedWordHead(
-            model["features"], text.vocab_size, model["init_std"], dtype
+            model.features, text.vocab_size, model.init_std, jnp.dtype(model.dtype)
         )
-
-    def head_inputs(self, features: int, text: TextSpec) -> tuple[tuple[int, ...], ...]:
-        """Returns the shapes of masked outputs and of the word embedding."""
-        return (1, features), (text.vocab_size, features)
 
     def _weights(self, view: View) -> Array:
         weights = view.masked.weights
@@ -71,15 +60,16 @@ class MaskedLanguageModelling:
         """Returns the number of predicted tokens."""
         return jnp.sum(self._weights(view).astype(jnp.float32))
 
-    def loss(self, heads: Heads, encoded: Encoded, view: View) -> tuple[Array, Sums]:
+    def loss(self, inputs: Inputs) -> Loss:
         """Sums -log P over the predicted tokens; reports accuracy on matched pairs."""
+        view = inputs.view
         slots = view.masked.positions.shape[-1]
         labels = view.masked.labels.reshape(-1, slots)
         weights = self._weights(view).reshape(-1, slots)
-        logits = masked_word_logits(
-            heads, encoded.text, view.masked.positions.reshape(-1, slots)
-        )
+        positions = view.masked.positions.reshape(-1, slots)
+        encoded = inputs.passes["fused"]
+        logits = masked_word_logits(inputs.heads, encoded.text, positions)
         loss, count = weighted_sum(cross_entropy(logits, labels), weights)
         matched = weights & view.match.reshape(-1, 1)
         hits = weighted_sum(jnp.argmax(logits, axis=-1) == labels, matched)
-        return loss, {"mlm/loss": (loss, count), "mlm/accuracy": hits}
+        return Loss(loss, count, {"accuracy": hits})

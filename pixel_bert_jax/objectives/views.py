@@ -15,15 +15,14 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from pixel_bert_jax.data.fields import EVALUATION_FIELDS, FIELDS
 from pixel_bert_jax.ops import keys as example_keys
 from pixel_bert_jax.ops.masking import MaskedText, Vocabulary, mask_tokens
 from pixel_bert_jax.ops.swap import partners
 from pixel_bert_jax.types import Batch
 
+KNOWN = {**FIELDS, **EVALUATION_FIELDS}  # of a batch; all else are targets
 SWAP_PROBABILITY = 0.5  # equal numbers of matched and mismatched pairs (section 3.5)
-
-
-TARGETS = ("answer_scores", "label")  # of `data/targets.py`
 
 
 class ViewSettings(NamedTuple):
@@ -58,11 +57,12 @@ class View:
 
     text_ids: Array  # [G, K, L] int32
     text_mask: Array  # [G, K, L] bool
+    image_id: Array  # [G, M] int32, equal where images are the same; -1 for none
     match: Array  # [G, K] bool, True if the text belongs to the image
     mask: Array  # [G, K] bool, False for empty slots
     unpaired: Array  # [G, K] bool, selected for a swap that found no partner
     masked: MaskedText | None  # leaves [G, K, m]
-    # What a task is to learn of the texts, of TARGETS that the batch has; [G, K, ...].
+    # What is learned of the texts, by key of the batch; [G, K, ...].
     targets: dict[str, Array] = struct.field(default_factory=dict)
 
 
@@ -74,11 +74,12 @@ def clean(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View
     return View(
         text_ids=batch["text_ids"],
         text_mask=batch["text_mask"],
+        image_id=batch["image_id"],
         match=jnp.broadcast_to(own, mask.shape),
         mask=mask,
         unpaired=jnp.zeros_like(mask),
         masked=None,
-        targets={name: batch[name] for name in TARGETS if name in batch},
+        targets={name: x for name, x in batch.items() if name not in KNOWN},
     )
 
 

@@ -1,112 +1,90 @@
-"""Pre-training: masked language modelling and image-text matching over pixels.
+"""Pre-training: what is predicted of held-out words and matches, and by which pixels.
 
 arXiv 2004.00849, section 3.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from pixel_bert_jax.models.front_ends import VisualTokens
-from pixel_bert_jax.objectives.base import TextSpec
+from pixel_bert_jax.models.pixel_bert import Encoded, PixelBert
 from pixel_bert_jax.objectives.mlm import masked_word_logits
 from pixel_bert_jax.objectives.views import VIEWS, with_masks
 from pixel_bert_jax.ops import keys as example_keys
-from pixel_bert_jax.tasks.objective_task import ObjectiveTask
+from pixel_bert_jax.tasks.task import Task
 from pixel_bert_jax.types import Batch, Params
 
 
-class Pretrain(ObjectiveTask):
-    """The pre-training task; it predicts held-out words and matches."""
+def probe(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
+    """Predicts masked words and matches with the own, no, and another image.
 
-    predictions = ("probe",)
+    "Blanked" sees no visual token at all; "other" sees the image of another example.
+    Masks are fixed by (evaluation seed, example) and depend on nothing else.
 
-    def __init__(self, config: Mapping[str, Any], text: TextSpec) -> None:
-        """Builds model, objectives and views from the whole run's config."""
-        super().__init__(config, text)
-        self.eval_seed = config["eval"]["seed"]
+    Args:
+      task: with the objectives `mlm`, `itm` or both.
+      variables: parameters and running statistics.
+      batch: of an evaluation plan, with prepared images [G, 1, H, W, 3].
 
-    def probe(self, variables: Params, batch: Batch) -> dict[str, Array]:
-        """Predicts masked words and matches with the own, no, and another image.
+    Returns:
+      labels, positions, weights, and words_{own,blanked,other} [G, K, m]: the original
+      and the predicted ids of masked tokens;
+      match_{own,blanked,other} [G, K, 2] float32: log-odds of a match for the true text
+      and for the negative one.
+    """
+    heads, settings = task.bind(variables), task.settings
+    mask_key = example_keys.tagged(jax.random.key(task.eval_seed), example_keys.MASK)
+    view = with_masks(
+        VIEWS["clean"](batch, mask_key, jnp.zeros(()), settings),
+        mask_key,
+        batch["example_uid"],
+        settings,
+        settings.mask_probability,
+    )
+    masked = view.masked
+    shape = masked.positions.shape
 
-        "Blanked" sees no visual token at all; "other" sees the picture of another
-        example. Masks are fixed by (eval seed, example) and depend on nothing else.
-
-        Args:
-          variables: parameters and running statistics.
-          batch: of an evaluation plan, with prepared images [G, 1, H, W, 3].
-
-        Returns:
-          labels, positions, weights, and words_{own,blanked,other} [G, K, m]: the
-          original and the predicted ids of masked tokens;
-          match_{own,blanked,other} [G, K, 2] float32: log-odds of a match for the true
-          text and for the negative one.
-        """
-        core, heads = self.bind(variables)
-
-        def encode(prefix: str) -> VisualTokens:
-            return self.model.apply(
-                core,
-                batch[f"{prefix}image"],
-                batch[f"{prefix}image_size"],
-                method="encode_images",
-            )
-
-        own = encode("")
-        images = {
-            "own": own,
-            "blanked": own.replace(
-                features=own.features[:, :, :0],
-                mask=own.mask[:, :, :0],
-                index=own.index[:, :, :0],
-            ),
-            "other": encode("other_"),
-        }
-        view = VIEWS["clean"](batch, jax.random.key(0), jnp.zeros(()), self.settings)
-        mask_key = example_keys.tagged(
-            jax.random.key(self.eval_seed), example_keys.MASK
+    def encode(prefix: str) -> VisualTokens:
+        return task.model.apply(
+            variables,
+            batch[f"{prefix}image"],
+            batch[f"{prefix}image_size"],
+            method=PixelBert.encode_images,
         )
-        view = with_masks(
-            view,
-            mask_key,
-            batch["example_uid"],
-            self.settings,
-            self.settings.mask_probability,
-        )
-        masked = view.masked
-        shape = masked.positions.shape
 
-        def words(visual: VisualTokens) -> Array:
-            encoded = self.model.apply(
-                core, view.text_ids, view.text_mask, visual, method="fuse"
-            )
-            logits = masked_word_logits(
-                heads, encoded.text, masked.positions.reshape(-1, shape[-1])
-            )
-            return jnp.argmax(logits, axis=-1).reshape(shape).astype(jnp.int32)
+    def fuse(ids: Array, mask: Array, visual: VisualTokens) -> Encoded:
+        return task.model.apply(variables, ids, mask, visual, method=PixelBert.fuse)
 
-        def match(visual: VisualTokens, ids: str, mask: str) -> Array:
-            encoded = self.model.apply(
-                core, batch[ids], batch[mask], visual, method="fuse"
-            )
-            logits = heads["itm"](encoded.pooled)
-            return (logits[:, 1] - logits[:, 0]).reshape(shape[:2])
+    def words(visual: VisualTokens) -> Array:
+        encoded = fuse(view.text_ids, view.text_mask, visual)
+        positions = masked.positions.reshape(-1, shape[-1])
+        logits = masked_word_logits(heads, encoded.text, positions)
+        return jnp.argmax(logits, axis=-1).reshape(shape).astype(jnp.int32)
 
-        out = {
-            "labels": masked.labels,
-            "positions": masked.positions,
-            "weights": masked.weights,
-        }
-        for name, visual in images.items():
-            if "mlm" in self.heads:
-                out[f"words_{name}"] = words(visual)
-            if "itm" in self.heads:
-                true = match(visual, "text_ids", "text_mask")
-                false = match(visual, "negative_ids", "negative_mask")
-                out[f"match_{name}"] = jnp.stack([true, false], axis=-1)
-        return out
+    def match(visual: VisualTokens, text: str) -> Array:
+        encoded = fuse(batch[f"{text}_ids"], batch[f"{text}_mask"], visual)
+        logits = heads["itm"](encoded.pooled)
+        return (logits[:, 1] - logits[:, 0]).reshape(shape[:2])
+
+    own = encode("")
+    nothing = own.replace(
+        features=own.features[:, :, :0],
+        mask=own.mask[:, :, :0],
+        index=own.index[:, :, :0],
+    )
+    out = {
+        "labels": masked.labels,
+        "positions": masked.positions,
+        "weights": masked.weights,
+    }
+    images = {"own": own, "blanked": nothing, "other": encode("other_")}
+    for name, visual in images.items():
+        if "mlm" in task.heads:
+            out[f"words_{name}"] = words(visual)
+        if "itm" in task.heads:
+            both = match(visual, "text"), match(visual, "negative")
+            out[f"match_{name}"] = jnp.stack(both, axis=-1)
+    return out

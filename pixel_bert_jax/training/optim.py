@@ -6,14 +6,15 @@ of `config.optim.groups`, or into "frozen": no gradient, no optimizer state, no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from pixel_bert_jax import trees
+from pixel_bert_jax.config import Optim, OptimGroup
 from pixel_bert_jax.training import durations
 from pixel_bert_jax.types import InputError, Params, nearest
 
@@ -34,7 +35,7 @@ class Optimizer(NamedTuple):
 
 
 def build(
-    config: Mapping[str, Any],
+    config: Optim,
     params: Params,
     *,
     frozen: Sequence[str] = (),
@@ -44,8 +45,7 @@ def build(
     """Builds the optimizer of `config.optim`.
 
     Args:
-      config: `rules` [(pattern, group)], `groups` {name: fields}, `clip_norm`,
-        `warmup`, `warmup_factor`, `decays`, `decay_factor`.
+      config: `config.optim`.
       params: nested dict of arrays or shapes.
       frozen: patterns of paths that are not trained, before any rule.
       steps_per_epoch: steps that "1 epoch" means.
@@ -54,15 +54,15 @@ def build(
     Raises:
       InputError: a rule names an unknown group, or matches no parameter.
     """
-    groups = config["groups"]
-    for pattern, name in config["rules"]:
+    groups = config.groups
+    for pattern, name in config.rules:
         if name != FROZEN and name not in groups:
             raise InputError(
                 f"optim.rules: pattern {pattern!r} names group {name!r}"
                 f"{nearest(name, groups)}; valid: {', '.join([*groups, FROZEN])}"
             )
     paths = list(trees.flatten(params))
-    rules = [*((pattern, FROZEN) for pattern in frozen), *config["rules"]]
+    rules = [*((pattern, FROZEN) for pattern in frozen), *config.rules]
     labels = trees.match_rules(rules, paths)
     unused = trees.unused_rules(rules, paths)
     if unused:
@@ -70,45 +70,39 @@ def build(
             f"optim.rules: {', '.join(map(repr, unused))} decide no parameter; "
             f"the first paths are {', '.join(paths[:3])}"
         )
-    transforms = {name: _transform(name, fields) for name, fields in groups.items()}
+    transforms = {name: _transform(fields) for name, fields in groups.items()}
     trained = {path: label for path, label in labels.items() if label != FROZEN}
     # Clipping sees all trainable gradients at once, before they are split by group.
     transform = optax.chain(
-        optax.clip_by_global_norm(config["clip_norm"])
-        if config["clip_norm"]
+        optax.clip_by_global_norm(config.clip_norm)
+        if config.clip_norm
         else optax.identity(),
         optax.partition(transforms, trained),
     )
     schedule = step_schedule(
         warmup=durations.steps(
-            config["warmup"], steps_per_epoch=steps_per_epoch, total=total
+            config.warmup, steps_per_epoch=steps_per_epoch, total=total
         ),
-        warmup_factor=config["warmup_factor"],
+        warmup_factor=config.warmup_factor,
         decays=[
             durations.steps(d, steps_per_epoch=steps_per_epoch, total=total)
-            for d in config["decays"]
+            for d in config.decays
         ],
-        decay_factor=config["decay_factor"],
+        decay_factor=config.decay_factor,
     )
     return Optimizer(transform, schedule, labels)
 
 
-def _transform(name: str, fields: Mapping[str, Any]) -> optax.GradientTransformation:
-    decay = optax.add_decayed_weights(fields["weight_decay"])
-    rate = fields["learning_rate"]
-    if fields["kind"] == "sgd":
+def _transform(fields: OptimGroup) -> optax.GradientTransformation:
+    decay = optax.add_decayed_weights(fields.weight_decay)
+    rate = fields.learning_rate
+    if fields.kind == "sgd":
         # As torch: the L2 term joins the gradient before the momentum.
-        parts = (decay, optax.trace(decay=fields["momentum"]))
-    elif fields["kind"] == "adamw":
-        # Decoupled: the decay joins after Adam's scaling.
-        parts = (
-            optax.scale_by_adam(fields["beta1"], fields["beta2"], fields["epsilon"]),
-            decay,
-        )
+        parts = (decay, optax.trace(decay=fields.momentum))
     else:
-        raise InputError(
-            f"optim.groups.{name}.kind is {fields['kind']!r}; valid: sgd, adamw"
-        )
+        # Decoupled: the decay joins after Adam's scaling.
+        adam = optax.scale_by_adam(fields.beta1, fields.beta2, fields.epsilon)
+        parts = (adam, decay)
     return optax.chain(*parts, optax.scale(-rate))
 
 

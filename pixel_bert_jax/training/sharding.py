@@ -75,15 +75,17 @@ def data_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_groups(groups: int, accumulate: int, mesh: Mesh) -> None:
+def check_groups(groups: int, accumulate: int, shards: int) -> None:
     """Refuses a batch that does not divide over micro-batches and the mesh.
+
+    Args:
+      groups: G of the global batch.
+      accumulate: A, micro-batches.
+      shards: parts that the group axis is split into; see `data_shards`.
 
     Raises:
       InputError: with the nearest valid values.
     """
-    shards = data_shards(mesh)
-    if accumulate < 1:
-        raise InputError(f"optim.accumulate = {accumulate}, expected at least 1")
     unit = accumulate * shards
     if groups <= 0 or groups % unit:
         raise InputError(

@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pixel_bert_jax import trees
-from pixel_bert_jax.tasks.base import Task
+from pixel_bert_jax.tasks.task import Task
 from pixel_bert_jax.training import sharding
 from pixel_bert_jax.training.optim import Optimizer
 from pixel_bert_jax.types import Params
@@ -27,6 +27,8 @@ class TrainState:
     opt_state: Any  # over the trainable parameters alone
     rng: Array  # base key, never advanced: every draw folds the step into it
     skipped: Array  # int32 scalar: updates in a row that were not finite
+    # What objectives carry (queues, momentum weights), by their names.
+    carried: Params = struct.field(default_factory=dict)
 
     @property
     def variables(self) -> Params:
@@ -46,6 +48,7 @@ def initial(task: Task, optimizer: Optimizer, seed: int) -> TrainState:
         opt_state=optimizer.transform.init({p: flat[p] for p in optimizer.trainable}),
         rng=jax.random.fold_in(key, 1),
         skipped=jnp.zeros((), jnp.int32),
+        carried=task.carried(variables["params"]),
     )
 
 

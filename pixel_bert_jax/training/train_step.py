@@ -7,8 +7,8 @@ depend on how the batch was split (up to rounding; with dropout 0 and frozen nor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,10 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
 from pixel_bert_jax import trees
+from pixel_bert_jax.config import Config
+from pixel_bert_jax.data.fields import LARGE
 from pixel_bert_jax.models.norm import update_running
-from pixel_bert_jax.tasks.base import Task
+from pixel_bert_jax.tasks.task import Task
 from pixel_bert_jax.training import sharding
 from pixel_bert_jax.training.optim import Optimizer
 from pixel_bert_jax.training.train_state import TrainState
@@ -26,44 +28,60 @@ from pixel_bert_jax.types import Batch, Params, Sums
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
-# Of `Sums`: place of the first gradient that is not finite among all, sorted by path;
-# -1 if there is none.
-NOT_FINITE = "first_not_finite"
+# Of `Sums`: updates in a row that were not finite, and the place of the first gradient
+# that is not finite among all, sorted by path; -1 if there is none.
+SKIPPED, NOT_FINITE = "skipped_in_a_row", "first_not_finite"
 
 
-def build(
-    task: Task, optimizer: Optimizer, mesh: Mesh, config: Mapping[str, Any]
-) -> Step:
+class Gradients(NamedTuple):
+    """What a step finds before it updates anything.
+
+    Attributes:
+      grads: by path of the trainable parameters.
+      metrics: as sums.
+      moments: batch statistics of trainable norms, added over micro-batches.
+      updates: of objectives that carry state, stacked: [A, ...].
+    """
+
+    grads: dict[str, Array]
+    metrics: Sums
+    moments: Params
+    updates: dict[str, Params]
+
+
+def build(task: Task, optimizer: Optimizer, mesh: Mesh, config: Config) -> Step:
     """Returns the pure function (state, batch) -> (state, metrics as sums).
 
     Args:
       task: gives views and losses.
       optimizer: of `optim.build`.
-      mesh: the batch lies on.
-      config: `model.norm_momentum` and `sharding`.
+      mesh: that the batch lies on.
+      config: of the run.
 
     Returns:
       A function to be jitted with its first argument donated. Batch leaves are
       [A, G / A, ...] with prepared images.
     """
-    gradients = build_gradients(task, optimizer, mesh, config["sharding"])
-    momentum = config["model"]["norm_momentum"]
+    gradients = build_gradients(task, optimizer, mesh, config.sharding)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        grads, sums, moments = gradients(state, batch)
+        found = gradients(state, batch)
         flat = trees.flatten(state.params)
-        trainable = {path: flat[path] for path in grads}
-        norm = optax.tree.norm(grads)
-        # Our own code keeps strict dtype promotion (the tests run under it); optax's
-        # Adam raises a float to an int32 counter.
+        trainable = {path: flat[path] for path in found.grads}
+        norm = optax.tree.norm(found.grads)
+        # optax's Adam raises a float to an int32 counter, which strict promotion, as
+        # our own code keeps it, would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.transform.update(
-                grads, state.opt_state, trainable
+                found.grads, state.opt_state, trainable
             )
         factor = optimizer.schedule(state.step)
         updates = jax.tree.map(lambda u: u * factor, updates)
         params = trees.unflatten(flat | optax.apply_updates(trainable, updates))
-        batch_stats = update_running(state.batch_stats, moments, momentum)
+        batch_stats = update_running(
+            state.batch_stats, found.moments, config.model.norm_momentum
+        )
+        carried = task.carry(state.carried, found.updates, params)
         # A gradient that is not finite skips the update; everything but the step and
         # with it the schedule stays as it was, to the bit.
         finite = jnp.isfinite(norm)
@@ -71,17 +89,20 @@ def build(
         def keep(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
-        sums = sums | {
-            "gradient_norm": (norm, jnp.ones(())),
-            "rate_factor": (factor, jnp.ones(())),
-        }
         skipped = jnp.where(finite, 0, state.skipped + 1).astype(jnp.int32)
-        sums["skipped_in_a_row"] = (skipped.astype(jnp.float32), jnp.ones(()))
-        wrong = [~jnp.all(jnp.isfinite(grads[path])) for path in sorted(grads)]
+        wrong = [
+            ~jnp.all(jnp.isfinite(found.grads[path])) for path in sorted(found.grads)
+        ]
         wrong = jnp.stack(wrong)
         # Of finite gradients only the norm may overflow.
         first = jnp.where(jnp.any(wrong), jnp.argmax(wrong), -1)
-        sums[NOT_FINITE] = (first.astype(jnp.float32), jnp.ones(()))
+        one = jnp.ones(())
+        metrics = found.metrics | {
+            "gradient_norm": (norm, one),
+            "rate_factor": (factor, one),
+            SKIPPED: (skipped.astype(jnp.float32), one),
+            NOT_FINITE: (first.astype(jnp.float32), one),
+        }
         return (
             state.replace(
                 step=state.step + 1,
@@ -89,8 +110,9 @@ def build(
                 batch_stats=keep(batch_stats, state.batch_stats),
                 opt_state=keep(opt_state, state.opt_state),
                 skipped=skipped,
+                carried=keep(carried, state.carried),
             ),
-            sums,
+            metrics,
         )
 
     return step
@@ -98,16 +120,14 @@ def build(
 
 def build_gradients(
     task: Task, optimizer: Optimizer, mesh: Mesh, rules: Sequence[tuple[str, str]]
-) -> Callable[[TrainState, Batch], tuple[dict[str, Array], Sums, Params]]:
-    """Returns (state, batch) -> (gradients by path, metric sums, norm moments)."""
+) -> Callable[[TrainState, Batch], Gradients]:
+    """Returns (state, batch) -> gradients and what else the losses gave."""
     split = NamedSharding(mesh, sharding.BATCH_SPEC)
 
-    def gradients(
-        state: TrainState, batch: Batch
-    ) -> tuple[dict[str, Array], Sums, Params]:
+    def gradients(state: TrainState, batch: Batch) -> Gradients:
         accumulate = batch["image"].shape[0]
-        # Only ids and masks are brought together; images stay where they are.
-        small = {k: _join(v) for k, v in batch.items() if k != "image"}
+        # Only what is small is brought together; images stay where they are.
+        small = {name: _join(x) for name, x in batch.items() if name not in LARGE}
         views = task.views(small, state.rng, state.step)
         counts = {k: jnp.maximum(c, 1.0) for k, c in task.counts(views).items()}
         views = jax.tree.map(
@@ -121,38 +141,49 @@ def build_gradients(
 
         def objective(
             trainable: dict[str, Array], batch: Batch, views: Any, micro: Any
-        ) -> tuple[Array, tuple[Sums, Params]]:
+        ) -> tuple[Array, tuple[Sums, Params, Params]]:
             params = sharding.gathered(trees.unflatten(flat | trainable), mesh, rules)
-            variables = {"params": params, "batch_stats": state.batch_stats}
             out = task.losses(
-                variables, batch, views, state.rng, state.step, micro=micro
+                {"params": params, "batch_stats": state.batch_stats},
+                state.carried,
+                batch,
+                views,
+                state.rng,
+                state.step,
+                micro=micro,
             )
             total = sum(
                 task.weights[name] * loss / counts[name]
-                for name, loss in out.losses.items()
+                for name, loss in out.totals.items()
             )
-            return total, ({"loss": (total, jnp.ones(()))} | out.sums, out.moments)
+            metrics = {"loss": (total, jnp.ones(()))} | out.metrics
+            return total, (metrics, out.moments, out.updates)
 
-        def one(batch: Batch, views: Any, micro: Any) -> tuple[Any, Any, Any]:
-            grads, (sums, moments) = jax.grad(objective, has_aux=True)(
+        def one(batch: Batch, views: Any, micro: Any) -> tuple[Any, Any]:
+            """Returns what is added over micro-batches, and what is stacked."""
+            grads, (metrics, moments, updates) = jax.grad(objective, has_aux=True)(
                 trainable, batch, views, micro
             )
-            return grads, sums, moments
+            return (grads, metrics, moments), updates
 
         if accumulate == 1:
-            grads, sums, moments = one(*jax.tree.map(lambda x: x[0], (batch, views)), 0)
+            first = jax.tree.map(lambda x: x[0], (batch, views))
+            added, updates = one(*first, 0)
+            updates = jax.tree.map(lambda x: x[None], updates)
         else:
             scanned = (batch, views, jnp.arange(accumulate))
-            shapes = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], scanned))
+            shapes, _ = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], scanned))
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-            def body(total: Any, x: Any) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, total, one(*x)), None
+            def add(total: Any, micro: Any) -> tuple[Any, Any]:
+                now, updates = one(*micro)
+                return jax.tree.map(jnp.add, total, now), updates
 
-            (grads, sums, moments), _ = jax.lax.scan(body, zeros, scanned)
+            added, updates = jax.lax.scan(add, zeros, scanned)
+        grads, metrics, moments = added
         # "loss" is a share of the whole batch's loss in each micro-batch.
-        sums["loss"] = (sums["loss"][0], jnp.ones(()))
-        return grads, sums, moments
+        metrics["loss"] = (metrics["loss"][0], jnp.ones(()))
+        return Gradients(grads, metrics, moments, updates)
 
     return gradients
 

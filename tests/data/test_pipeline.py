@@ -9,9 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from pixel_bert_jax.data import geometry, images
+from pixel_bert_jax.data import fields, geometry, images
+from pixel_bert_jax.data.fields import EVALUATION_FIELDS, FIELDS
 from pixel_bert_jax.data.index import build_or_open
-from pixel_bert_jax.data.pipeline import BUDGET_AFTER, DTYPES, EVALUATION_DTYPES, Stream
+from pixel_bert_jax.data.pipeline import BUDGET_AFTER, Stream
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
 from pixel_bert_jax.types import BadImageBudgetError, InputError
 
@@ -50,6 +51,15 @@ def _assert_same(one, two):
         np.testing.assert_array_equal(array, two.batch[key], err_msg=key)
 
 
+def _assert_described(batch, held, planned):
+    """The arrays have the names, order, types and shapes that `fields` gives."""
+    sizes = {"M": 1, "K": 2, "L": LENGTH, "S": planned.bucket.source}
+    expected = fields.shapes(held, sizes)
+    found = {key: (array.shape[1:], array.dtype) for key, array in batch.items()}
+    assert found == expected and list(found) == list(expected)
+    assert {len(array) for array in batch.values()} == {SETTINGS["groups"]}
+
+
 def test_a_batch_holds_what_the_plan_says(index):
     plan = _plan(index)
     steps = _steps(plan, index, 2 * plan.steps_per_epoch, workers=2)
@@ -58,9 +68,7 @@ def test_a_batch_holds_what_the_plan_says(index):
     for step in steps:
         planned, batch = plan.batch(step.step), step.batch
         assert step.canvas == planned.bucket.canvas
-        assert {key: array.dtype for key, array in batch.items()} == DTYPES
-        side = planned.bucket.source
-        assert batch["image"].shape == (4, 1, side, side, 3)
+        _assert_described(batch, FIELDS, planned)
         np.testing.assert_array_equal(batch["corpus"], planned.corpus)
         np.testing.assert_array_equal(batch["example_uid"], planned.uid)
         np.testing.assert_array_equal(batch["example_mask"], planned.texts >= 0)
@@ -127,7 +135,7 @@ def test_processes_read_their_rows_of_the_same_batch(index):
     whole = _steps(plan, index, 3)
     for rows in (slice(0, 2), slice(2, 4)):
         for a, b in zip(whole, _steps(plan, index, 3, rows=rows), strict=True):
-            for key in DTYPES:
+            for key in FIELDS:
                 np.testing.assert_array_equal(a.batch[key][rows], b.batch[key])
 
 
@@ -140,8 +148,7 @@ def test_evaluation_shows_every_text_once_with_its_negatives(index):
     assert sorted(np.concatenate(shown)) == list(range(index.num_texts(0)))
     for step in steps:
         planned, batch = plan.batch(step.step), step.batch
-        dtypes = {key: array.dtype for key, array in batch.items()}
-        assert dtypes == DTYPES | EVALUATION_DTYPES
+        _assert_described(batch, {**FIELDS, **EVALUATION_FIELDS}, planned)
         ids, mask = index.texts(0, planned.negatives.reshape(-1))
         np.testing.assert_array_equal(batch["negative_ids"].reshape(-1, LENGTH), ids)
         np.testing.assert_array_equal(batch["negative_mask"].reshape(-1, LENGTH), mask)

@@ -101,7 +101,7 @@ class _Builder:
 
     def add(self, c: int, source: Source) -> str:
         """Adds corpus c and returns a line that says what it holds."""
-        problems = getattr(source, "problems", Problems())
+        problems = source.problems
         self._scaled = Problems()
         row_of_key = self._add_images(c, source, problems)
         texts, described = self._add_texts(c, source, row_of_key, problems)
@@ -115,7 +115,7 @@ class _Builder:
             report += f", {truncated:,} cut to {self._max_text_length} tokens"
         if bare := len(row_of_key) - described:
             report += f", {bare:,} images without a text left out"
-        notes = [*getattr(source, "notes", ()), *str(self._scaled).splitlines()]
+        notes = [*source.notes, *str(self._scaled).splitlines()]
         for note in notes:
             report += f"\n  {note}"
         return report
@@ -182,15 +182,14 @@ class _Builder:
     ) -> tuple[int, int]:
         """Returns the number of texts, and of images that have one."""
         folder, total, truncated = self._folder, 0, 0
-        several = getattr(source, "images_per_text", 1)
-        columns = several if several > 1 else 0
+        columns = source.images_per_text if source.images_per_text > 1 else 0
         text_image = _Block(folder, f"text_image.{c}", "int64", columns)
         tokens = _Ragged(folder, f"tokens.{c}", f"token_offsets.{c}", self._token_dtype)
         captions = _Ragged(folder, f"captions.{c}", f"caption_offsets.{c}", "uint8")
         self._blocks += [text_image, tokens.data, tokens.offsets]
         self._blocks += [captions.data, captions.offsets]
         annotations = None
-        if getattr(source, "annotated", False):
+        if source.annotated:
             names = f"annotations.{c}", f"annotation_offsets.{c}"
             annotations = _Ragged(folder, *names, "uint8")
             self._blocks += [annotations.data, annotations.offsets]

@@ -177,8 +177,8 @@ class Index:
     def describe(self, image_row: int) -> str:
         """Returns the corpus and the key, or file, of an image, for messages."""
         c, key = self.image_corpus[image_row], self.key(image_row)
-        path = getattr(self.sources[c], "path", None)  # generated images have none
-        return f"corpus {self.corpora[c]!r}, image {str(path(key)) if path else key!r}"
+        path = self.sources[c].path(key)
+        return f"corpus {self.corpora[c]!r}, image {str(path) if path else key!r}"
 
     def read(self, image_row: int) -> bytes | np.ndarray:
         """Returns an image as its source gives it: a file's bytes, or pixels."""

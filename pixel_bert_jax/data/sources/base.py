@@ -1,7 +1,7 @@
 """What a source of images and texts is, and how faults of its files are reported.
 
-A source is a plain object that lists its images and texts once, when the index is
-built, and reads single images for ever after. Constructing one is cheap: it opens no
+A source lists its images and texts once, when the index is built, and reads single
+images for ever after. Constructing one is cheap: it opens no
 annotation file, because a run with a ready index never needs one.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -38,39 +38,6 @@ class ImageRecord:
     height: int
     width: int
     coco_id: int | None = None
-
-
-class Source(Protocol):
-    """Images with texts, in one on-disk format or generated.
-
-    A source may also have `problems`, a `Problems` that `images()` and `texts()` fill;
-    whoever builds an index raises it at the end. With `images_per_text` = M > 1 a text
-    has a tuple of M keys, and with `annotated` a third item that json can hold: what
-    is to be learned of it, such as an answer.
-
-    Attributes:
-      name: the corpus.
-      identity: what besides the files decides the content (split, seed, options):
-        plain values that json can hold. An index of another identity is not reused.
-      word_classes: names of kinds of words and their words, such as {"colour":
-        {"red", ...}}, for figures of single kinds; {} for real photos.
-    """
-
-    name: str
-    identity: Mapping[str, Any]
-    word_classes: Mapping[str, frozenset[str]]
-
-    def files(self) -> list[Path]:
-        """Returns the annotation files; [] if the source is generated."""
-
-    def images(self) -> Iterator[ImageRecord]:
-        """Yields every image once."""
-
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """Yields (image key, text), perhaps with an annotation."""
-
-    def read(self, key: str) -> bytes | np.ndarray:
-        """Returns an encoded file, or uint8 RGB [h, w, 3] if generated."""
 
 
 class Problems:
@@ -117,6 +84,66 @@ class Problems:
             total = sum(self.count.values())
             faults = "one fault" if total == 1 else f"{total:,} faults"
             raise InputError(f"{title}: {faults} in the annotations.\n{self}")
+
+
+class Source:
+    """Images with texts, in one on-disk format or generated.
+
+    A format derives from it and gives `files`, `images`, `texts` and `read`; all else
+    has a default that it may replace.
+
+    Attributes:
+      name: the corpus.
+      identity: what besides the files decides the content (split, seed, options):
+        plain values that json can hold. An index of another identity is not reused.
+      problems: faults that `images()` and `texts()` have found, for which no index is
+        built.
+      notes: remarks on what they have found, one line each.
+      images_per_text: M; with M > 1 a text has a tuple of M keys.
+      annotated: a text has a third item that json can hold: what is to be learned of
+        it, such as an answer.
+      names_answers: its answers count for the vocabulary of answers.
+      word_classes: names of kinds of words and their words, such as {"colour":
+        {"red", ...}}, for metrics of single kinds; {} for real photos.
+      oracle: returns what can be known of the scene of a number, the ceiling of
+        metrics; None for real photos.
+    """
+
+    images_per_text: int = 1
+    annotated: bool = False
+    names_answers: bool = True
+    word_classes: Mapping[str, frozenset[str]] = {}
+    oracle: Callable[[int], Any] | None = None
+
+    def __init__(self, name: str, identity: Mapping[str, Any]):
+        self.name = name
+        self.identity = identity
+        self.problems = Problems()
+        self.notes: list[str] = []
+
+    def files(self) -> list[Path]:
+        """Returns the annotation files; [] if the source is generated."""
+        return []
+
+    def path(self, key: str) -> Path | None:
+        """Returns the file of an image; None if the source is generated."""
+        del key
+        return None
+
+    def images(self) -> Iterator[ImageRecord]:
+        """Yields every image once."""
+        raise NotImplementedError
+
+    def texts(self) -> Iterator[tuple[Any, ...]]:
+        """Yields (image key, text), or (keys, text) of several images.
+
+        If `annotated`, (key, text, annotation).
+        """
+        raise NotImplementedError
+
+    def read(self, key: str) -> bytes | np.ndarray:
+        """Returns an encoded file, or uint8 RGB [h, w, 3] if generated."""
+        raise NotImplementedError
 
 
 def only(

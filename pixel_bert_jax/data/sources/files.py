@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from pixel_bert_jax.data.images import PILLOW_FORMATS
+from pixel_bert_jax.data.sources import base
 from pixel_bert_jax.data.sources.base import ImageRecord, Problems
 from pixel_bert_jax.types import InputError
 
@@ -33,35 +34,26 @@ class Listed(NamedTuple):
     coco_id: int | None
 
 
-class AnnotatedPhotos:
+class AnnotatedPhotos(base.Source):
     """Annotation files and a folder of photos.
 
     A format derives from it and says what its files list in `_listed` and `_texts`;
     both are called once, in this order, when the index is built.
 
     Attributes:
-      name: the corpus.
       annotations: the annotation files, of which the first holds the texts.
       folder: where the photos are; a key is a path relative to it.
-      identity: see `base.Source`.
-      word_classes: empty, nobody has labelled the words of real captions.
-      problems: faults found so far, for which no index is built.
-      notes: remarks on what was found, one line each.
       captions_per_image: exactly so many captions count; an image with fewer is a
         fault, of more the first are used and that is told. 0: all there are.
     """
 
-    word_classes: Mapping[str, frozenset[str]] = {}
     captions_per_image = 0
 
     def __init__(self, name: str, annotations: Path | Sequence[Path], folder: Path):
-        self.name = name
+        super().__init__(name, {"images": str(folder.resolve())})
         several = not isinstance(annotations, Path)
         self.annotations = tuple(annotations) if several else (annotations,)
         self.folder = folder
-        self.identity: Mapping[str, Any] = {"images": str(folder.resolve())}
-        self.problems = Problems()
-        self.notes: list[str] = []
         self._keys: list[str] = []  # of all images
 
     def files(self) -> list[Path]:

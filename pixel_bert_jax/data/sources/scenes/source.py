@@ -37,8 +37,10 @@ _DEFAULTS = {
 _OPTIONS = {"captions_per_scene": 5}
 
 
-class ScenesSource:
+class ScenesSource(base.Source):
     """Scenes 0 to num_scenes - 1 of a split; an image's key is its scene's number."""
+
+    word_classes = WORD_CLASSES
 
     def __init__(
         self,
@@ -61,26 +63,23 @@ class ScenesSource:
         check_range("seed", seed, 0, 2**32 - 1)
         check_range("number of scenes", num_scenes, 1, 2**31 - 1)
         check_range("captions_per_scene", captions_per_scene, 1, 50)
-        self.name = name
         self.split = split
         self.seed = int(seed)
         self.num_scenes = int(num_scenes)
         self.captions_per_scene = int(captions_per_scene)
-        self.identity: Mapping[str, Any] = {
-            "version": VERSION,
-            "split": split,
-            "seed": self.seed,
-            "num_scenes": self.num_scenes,
-            "captions_per_scene": self.captions_per_scene,
-        }
-        self.word_classes = WORD_CLASSES
+        super().__init__(
+            name,
+            {
+                "version": VERSION,
+                "split": split,
+                "seed": self.seed,
+                "num_scenes": self.num_scenes,
+                "captions_per_scene": self.captions_per_scene,
+            },
+        )
 
     def __len__(self) -> int:
         return self.num_scenes
-
-    def files(self) -> list[Path]:
-        """Returns []: nothing is read from disk."""
-        return []
 
     def scene(self, number: int) -> Scene:
         """Returns the objects of one scene, which the oracle reads."""

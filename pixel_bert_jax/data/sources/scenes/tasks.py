@@ -29,6 +29,7 @@ class ScenesQuestions(ScenesSource):
     """Questions with ten human answers each, `questions_per_scene` a scene."""
 
     annotated = True
+    word_classes: Mapping[str, frozenset[str]] = {}
 
     def __init__(self, *, questions_per_scene: int = 3, **options: Any):
         """Checks the options; see `ScenesSource`."""
@@ -39,7 +40,6 @@ class ScenesQuestions(ScenesSource):
             **self.identity,
             "questions": [VERSION, self.questions_per_scene],
         }
-        self.word_classes = {}
 
     def questions(self, number: int) -> list[tuple[Question, list[str]]]:
         """Returns the different questions of a scene with what ten people answer."""
@@ -77,6 +77,7 @@ class ScenesStatements(ScenesSource):
     """
 
     annotated = True
+    word_classes: Mapping[str, frozenset[str]] = {}
     images_per_text = 2
 
     def __init__(self, *, statements_per_set: int = 4, **options: Any):
@@ -89,7 +90,6 @@ class ScenesStatements(ScenesSource):
             **self.identity,
             "statements": [VERSION, self.statements_per_set],
         }
-        self.word_classes = {}
 
     def statements(self, number: int) -> list[tuple[str, list[bool]]]:
         """Returns the different sentences of a set with their truth for each pair."""

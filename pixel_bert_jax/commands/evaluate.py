@@ -1,0 +1,73 @@
+"""The mode "evaluate": metrics of a trained model on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pixel_bert_jax import trained
+from pixel_bert_jax.config import Config
+from pixel_bert_jax.evaluate import Predictor, evaluations
+from pixel_bert_jax.processes import hosts
+from pixel_bert_jax.types import InputError
+
+PANELS = 8  # of a picture of held-out examples
+
+
+def run(
+    config: Config,
+    workdir: Path,
+    *,
+    split: str,
+    figure: str,
+    rebuild_index: bool,
+    preset_model: str,
+) -> None:
+    """Prints the held-out metrics of a trained model; draws examples if asked to.
+
+    Args:
+      config: of this launch.
+      workdir: of the run.
+      split: "evaluate" or "predict".
+      figure: path of a PNG file, "" for none.
+      rebuild_index: build the indexes again.
+      preset_model: see `trained.find`.
+    """
+    if figure and hosts.several():
+        raise InputError("--figure is drawn by a single process")
+    model = trained.find(
+        config, workdir, preset_model=preset_model, rebuild_index=rebuild_index
+    )
+    chosen = "" if split == "evaluate" else split
+    found = evaluations(model.experiment, split=chosen, oracle=True)
+    drawn = [one for one in found if one.kind.partners]
+    if figure and not drawn:
+        raise InputError("--figure draws masked words: expected an evaluator 'probe'")
+    for one in found:
+        one.check()
+    predict = Predictor(model.experiment)
+    metrics = {
+        name: value
+        for one in found
+        for name, value in one.run(predict, model.variables, workdir)
+    }
+    if not hosts.first():
+        return
+    print(model.name)
+    print(table(metrics))
+    if figure:
+        from pixel_bert_jax.viz import held_out
+
+        tokenizer = model.experiment.tokenizer
+        with drawn[0].stream() as stream:
+            shown = held_out.collect(
+                stream, predict, model.variables, tokenizer, PANELS
+            )
+        held_out.draw(shown, Path(figure).expanduser())
+        print(f"figure {figure}")
+
+
+def table(metrics: Mapping[str, float]) -> str:
+    """Formats metrics as lines of name and value."""
+    width = max(map(len, metrics), default=0)
+    return "\n".join(f"  {n:<{width}}  {x:.4f}" for n, x in metrics.items())

@@ -1,0 +1,237 @@
+"""A trained model, wherever it lies: a workdir, an exported folder, the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from pixel_bert_jax import metrics, trees
+from pixel_bert_jax.checkpoints.checkpointing import (
+    BEST,
+    FOLDER,
+    LATEST,
+    Checkpoints,
+    check_same_config,
+)
+from pixel_bert_jax.config import Config, places, replace, resolve
+from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
+from pixel_bert_jax.data.corpora import data_root
+from pixel_bert_jax.data.text import WordPiece, load_tokenizer
+from pixel_bert_jax.data.vqa_answers import AnswerVocabulary, load_answers
+from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.training.train_state import TrainState
+from pixel_bert_jax.types import InputError, Params, refuse_to_run
+
+# Fields of config.model that decide how numbers are computed, not which model it is.
+COMPUTATION = ("dtype", "remat", "norm_momentum", "dropout", "sample_pixels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model that a launch means, and the experiment of this launch around it.
+
+    Attributes:
+      experiment: of this launch.
+      variables: parameters and running statistics.
+      name: says which model it is, for people.
+    """
+
+    experiment: Experiment
+    variables: Params
+    name: str
+
+
+def find(
+    config: Config, workdir: Path, *, preset_model: str, rebuild_index: bool
+) -> Trained:
+    """Returns the model that a launch means.
+
+    It is `init.model` if that is given, else the best (or newest) checkpoint of the
+    workdir.
+
+    Args:
+      config: of this launch.
+      workdir: of a training run.
+      preset_model: `init.model` of the preset: what training starts from by itself is
+        not meant.
+      rebuild_index: build the indexes of the data again.
+
+    Raises:
+      InputError: there is no model, or another one.
+    """
+    where = config.init.model
+    if where and where != preset_model:
+        experiment, found = from_model(config, where, rebuild_index=rebuild_index)
+        variables, record = found.variables, found.provenance
+        step, digest = record.get("step", "unknown"), record.get("sha256", "unknown")
+    else:
+        where = workdir
+        experiment, state, _ = from_workdir(
+            config, workdir, rebuild_index=rebuild_index
+        )
+        variables = state.variables
+        step, digest = int(state.step), trees.digest(state)
+    return Trained(experiment, variables, f"step {step} of {where}, SHA-256 {digest}")
+
+
+def from_workdir(
+    config: Config | None, workdir: Path, **options: Any
+) -> tuple[Experiment, TrainState, dict[str, Any]]:
+    """Loads a workdir's best checkpoint, or the newest if none was kept as best.
+
+    Args:
+      config: of this launch; model, objectives and tokenizer must be the checkpoint's.
+        None: the checkpoint's own, on one device.
+      workdir: of the training run.
+      options: of `Experiment`.
+
+    Returns:
+      The experiment of this launch, the state, and the checkpoint's `meta` record.
+
+    Raises:
+      InputError: no checkpoint, or one of another model; lists the differences.
+    """
+    if not (workdir / FOLDER).is_dir():
+        raise InputError(
+            f"no checkpoint in {workdir}: expected {workdir / FOLDER}, which a "
+            "training run with the same --workdir makes"
+        )
+    fallback = config is not None and config.checkpoint.fallback
+    checkpoints = Checkpoints(workdir, keep=1, read_only=True, fallback=fallback)
+    which = BEST if checkpoints.newest_step(BEST) is not None else LATEST
+    if checkpoints.newest_step(which) is None:
+        raise InputError(f"no complete checkpoint in {workdir / FOLDER}")
+    meta = checkpoints.read_meta(which)
+    stored, old = meta["tokenizer"], resolve(meta["config"])
+    tokenizer = WordPiece(stored["vocabulary"], lower_case=stored["lower_case"])
+    if config is None:
+        config = replace(old, {"mesh.data": 1, "mesh.fsdp": 1, "mesh.model": 1})
+        options["devices"] = jax.local_devices()[:1]
+    answers = AnswerVocabulary(meta["answers"]) if meta.get("answers") else None
+    where = f"the checkpoint in {workdir}"
+    _check_same_model(old, config, tokenizer, answers, where)
+    experiment = Experiment(config, tokenizer=tokenizer, answers=answers, **options)
+    state = checkpoints.restore(experiment.stored_target(old), which)
+    checkpoints.close()
+    return experiment, state, meta
+
+
+def load_model(name: str | Path) -> Pretrained:
+    """Loads a trained model from a workdir, an exported folder or the hub.
+
+    Args:
+      name: a run's workdir, of which the best (or newest) checkpoint counts, or what
+        `from_pretrained` takes.
+
+    Raises:
+      InputError: there is no model, or a damaged one.
+    """
+    workdir = Path(name).expanduser()
+    if not (workdir / FOLDER).is_dir():
+        return from_pretrained(name)
+    experiment, state, meta = from_workdir(None, workdir)
+    config, step = resolve(meta["config"]), int(state.step)
+    provenance = {
+        "step": step,
+        "sha256": trees.digest(state),
+        "seed": config.seed,
+        "command": meta.get("command", ""),
+        "figures": metrics.as_json(
+            meta.get("figures") or metrics.evaluation_at(workdir, step) or {}
+        ),
+    }
+    # Where files lay on one machine means nothing elsewhere.
+    config = replace(config, dict.fromkeys(places(config), ""))
+    variables = jax.tree.map(trees.whole, state.variables)
+    return Pretrained.of(
+        variables,
+        config.to_dict(),
+        experiment.tokenizer,
+        provenance,
+        experiment.answers,
+    )
+
+
+def from_model(
+    config: Config, name: str | Path, **options: Any
+) -> tuple[Experiment, Pretrained]:
+    """Makes the experiment of this launch around a trained model.
+
+    Args:
+      config: of this launch; model, objectives and tokenizer must be the model's.
+      name: see `load_model`.
+      options: of `Experiment`.
+
+    Raises:
+      InputError: no such model, or another one; lists the differences.
+    """
+    found = load_model(name)
+    where = f"the model in {name}"
+    old = resolve(found.config)
+    _check_same_model(old, config, found.tokenizer, found.answers, where)
+    experiment = Experiment(
+        config, tokenizer=found.tokenizer, answers=found.answers, **options
+    )
+    check_fits(found.variables, experiment.variable_shapes, where)
+    return experiment, found
+
+
+def _check_same_model(
+    old: Config,
+    new: Config,
+    tokenizer: WordPiece,
+    answers: AnswerVocabulary | None,
+    where: str,
+) -> None:
+    """Compares what a model is: architecture, heads, vocabulary and answers.
+
+    How it was trained may differ, what it is evaluated on, and the type of its
+    products.
+
+    Args:
+      old: config that the model was trained with.
+      new: config of this launch.
+      tokenizer: of the model.
+      answers: of the model.
+      where: names the model in the message.
+
+    Raises:
+      InputError: lists the differences.
+    """
+
+    def model(config: Config) -> Mapping[str, Any]:
+        fields = config.model.to_dict()
+        for name in COMPUTATION:
+            fields.pop(name)
+        return {
+            "task": config.task.to_dict(),
+            "model": fields,
+            "objectives": dict.fromkeys(sorted(config.objectives), True),
+        }
+
+    check_same_config(model(old), model(new), where)
+    name = new.data.tokenizer
+    # Its own tokenizer needs no file, so another is opened only if one is asked for.
+    if name != old.data.tokenizer:
+        asked = load_tokenizer(name)
+        if asked.fingerprint != tokenizer.fingerprint:
+            raise InputError(
+                f"{where} has another vocabulary ({tokenizer}) than data.tokenizer = "
+                f"{name!r} ({asked})"
+            )
+    name = new.data.answers
+    if answers is not None and name and name != old.data.answers:
+        listed = load_answers(name, data_root(new))
+        if listed.fingerprint != answers.fingerprint:
+            raise InputError(
+                f"{where} has {len(answers)} answers, data.answers = {name!r} has "
+                f"{len(listed)}, or another order"
+            )
+
+
+if __name__ == "__main__":
+    refuse_to_run("trained")
