@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from configs import pretrain
 from pixel_bert_jax import dry_run, trees
+from pixel_bert_jax.config import resolve
 from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
 from pixel_bert_jax.convert.starting import from_trained
 from pixel_bert_jax.data.images import ImageError
@@ -28,7 +29,7 @@ def random_model(seed=0):
     tokenizer = load_tokenizer("scenes")
     config.dry_run.vocab_size = tokenizer.vocab_size
     config = json.loads(config.to_json_best_effort())
-    shapes = jax.eval_shape(dry_run.task_of(config).init, jax.random.key(0))
+    shapes = dry_run.Planned(config).variable_shapes
     draw = np.random.default_rng(seed).uniform
     variables = jax.tree.map(
         lambda leaf: draw(0.1, 1, leaf.shape).astype(np.float32), shapes
@@ -240,7 +241,7 @@ def test_a_new_head_inherits_what_its_objective_says(model):
         f"{itm}/bias": ("params/heads/mlm/bias", lambda x: x[:2]),
         "params/heads/absent/bias": (f"{itm}/bias", lambda x: x),
     }
-    fields = model.config["model"]
+    fields = resolve(model.config).model
     arrays, report = from_trained(model, fields, shapes, "it", inherits=inherits)
     have = trees.flatten(model.variables)
     kernel = arrays["params/heads/score/kernel"]
