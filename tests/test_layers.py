@@ -29,6 +29,7 @@ LAYERS = {
     "processes.lock": 0,
     "config": 0,
     "data": 0,
+    "data.durable": 0,
     "data.fields": 0,
     "data.geometry": 0,
     "data.plan": 0,
