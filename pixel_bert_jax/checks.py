@@ -120,8 +120,10 @@ def _faults_of_lengths(config: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def check_metric(metric: str, figures: Sequence[str]) -> None:
-    """Refuses a `checkpoint.best_metric` that no evaluation gives.
+def check_metric(metric: str, figures: Sequence[str]) -> str:
+    """Returns the name of `checkpoint.best_metric` among an evaluation's figures.
+
+    That is the metric itself, or where images are missing that of the others.
 
     Args:
       metric: the name, "" for none.
@@ -130,11 +132,14 @@ def check_metric(metric: str, figures: Sequence[str]) -> None:
     Raises:
       InputError: with the nearest name.
     """
+    if metric and f"{metric}@missing" in figures:
+        return f"{metric}@missing"
     if metric and metric not in figures:
         raise InputError(
             f"checkpoint.best_metric is {metric!r}{nearest(metric, figures)}; the "
             f"evaluation gives {', '.join(sorted(figures))}"
         )
+    return metric
 
 
 def _value(config: Mapping[str, Any], path: str) -> Any:

@@ -18,7 +18,7 @@ from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretr
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary, load_answers
-from pixel_bert_jax.evaluators import EVALUATORS
+from pixel_bert_jax.evaluators import EVALUATORS, base
 from pixel_bert_jax.evaluators.base import Evaluator, Settings, to_host
 from pixel_bert_jax.experiment import Experiment, data_root
 from pixel_bert_jax.ops.image import prepare_images
@@ -140,7 +140,8 @@ def run(
     one = evaluator(experiment, oracle=oracle, workdir=workdir)
     with stream(experiment) as batches:
         index = experiment.evaluation_index
-        return dict(one.run(predict, variables, batches, index))
+        figures = dict(one.run(predict, variables, batches, index))
+        return base.marked(figures, index, batches.missing)
 
 
 def write_predictions(
@@ -186,15 +187,23 @@ def write_predictions(
 
 def figure_names(experiment: Experiment) -> list[str]:
     """Returns the names of the figures of the held-out examples."""
-    return evaluator(experiment).names(experiment.evaluation_index)
+    index = experiment.evaluation_index
+    names = evaluator(experiment).names(index)
+    return list(base.marked(dict.fromkeys(names, 0.0), index, []))
 
 
 def stream(experiment: Experiment) -> Stream:
-    """Opens the stream of held-out examples; a bad image is always an error."""
+    """Opens the stream of held-out examples.
+
+    Where all are needed a bad image is an error, whatever the policy.
+    """
     data = experiment.config["data"]
+    needs_all = EVALUATORS[experiment.config["task"]["name"]].needs_all
     return Stream(
         experiment.evaluation_plan,
         experiment.evaluation_index,
+        on_bad_image="error" if needs_all else data["on_bad_image"],
+        bad_image_budget=data["bad_image_budget"],
         workers=data["workers"],
         prefetch=data["prefetch"],
         blank_images=data["blank_images"],

@@ -33,6 +33,7 @@ from pixel_bert_jax.data.vqa_answers import (
     load_answers,
 )
 from pixel_bert_jax.evaluators import EVALUATORS
+from pixel_bert_jax.evaluators.base import check_complete
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.masking import Vocabulary
 from pixel_bert_jax.tasks import TASKS
@@ -187,6 +188,8 @@ class Experiment:
             data["max_text_length"],
             folder,
             rebuild=self._rebuild,
+            on_bad_image=data["on_bad_image"],
+            bad_image_budget=data["bad_image_budget"],
         )
 
     def _check_needs(self, split: str) -> None:
@@ -243,6 +246,7 @@ class Experiment:
         """The held-out examples, each once."""
         evaluation = self.config["eval"]
         evaluator = EVALUATORS[self.config["task"]["name"]]
+        check_complete(evaluator.needs_all, self.evaluation_index)
         fields = self._plan_fields(self._held_out, self.evaluation_index)
         texts = self.config["texts_per_group"]
         if evaluator.whole_units:

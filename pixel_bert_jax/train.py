@@ -19,6 +19,7 @@ from pixel_bert_jax import evaluate, metrics, trees
 from pixel_bert_jax.checkpoints import checkpointing
 from pixel_bert_jax.checkpoints.store import check_writable
 from pixel_bert_jax.checks import check_metric
+from pixel_bert_jax.data.overlap import overlaps
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import Experiment, count_parameters, split_batch
 from pixel_bert_jax.ops.image import prepare_images
@@ -86,6 +87,8 @@ def train_and_evaluate(
         _ = experiment.evaluation_plan  # faults of held-out data show before training
         names = evaluate.figure_names(experiment)
         check_metric(config["checkpoint"]["best_metric"], names)
+        for found in overlaps(experiment.train_index, experiment.evaluation_index):
+            hosts.say(f"warning: {found}")
     check_writable(workdir)
 
     def evaluation_due(step: int) -> bool:
@@ -171,9 +174,25 @@ def train_and_evaluate(
                     error.add_note(f"the last good state was not saved: {failed}")
                 raise
 
+        def batches() -> Iterator[Step]:
+            """Yields the stream; where reading fails, what was learned is kept."""
+            try:
+                yield from stream
+            except Exception as error:
+                if hosts.several():  # the others do not know of it
+                    raise
+                try:
+                    record()
+                    if sound:
+                        checkpoints.save(state, meta)
+                        checkpoints.wait()
+                except Exception as failed:
+                    error.add_note(f"the state was not saved: {failed}")
+                raise
+
         if late:
             evaluate_now(first)
-        for item in watchdog.watched(stream, "a batch came"):
+        for item in watchdog.watched(batches(), "a batch came"):
             step = item.step + 1  # batches consumed once this one is done
             batch = place(item, experiment, accumulate)
             with jax.transfer_guard("disallow"):

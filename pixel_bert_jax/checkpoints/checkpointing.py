@@ -39,6 +39,8 @@ MAY_CHANGE = (
     "sharding_tolerance",
     "total",
     "watchdog",
+    "data/on_bad_image",  # a run that stopped at a broken photo goes on without it
+    "data/bad_image_budget",
     "data/root",
     "data/index_dir",
     "data/workers",
@@ -99,11 +101,11 @@ class Checkpoints:
         """
         if not self.metric:
             return False
-        check_metric(self.metric, list(figures))
-        value = figures[self.metric]
+        value = figures[check_metric(self.metric, list(figures))]
         step = self.best.newest_step()
         if step is not None:
-            old = self.read_meta(BEST)["figures"][self.metric]
+            kept = self.read_meta(BEST)["figures"]
+            old = kept[check_metric(self.metric, list(kept))]
             better = hosts.agree(self.sign * value > self.sign * old)
             # A step that is retaken after a crash was saved before.
             if not better or step == int(state.step):

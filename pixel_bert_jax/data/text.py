@@ -112,6 +112,12 @@ class WordPiece:
             )
         return arrays, truncated
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Returns the words of a text that become [UNK], as they are written in it."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        spans = zip(encoding.tokens, encoding.offsets, strict=True)
+        return [text[start:stop] for token, (start, stop) in spans if token == UNK]
+
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Returns the token of every id, special tokens and padding included."""
         return [self.vocabulary[int(i)] for i in ids]

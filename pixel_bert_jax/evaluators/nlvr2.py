@@ -23,6 +23,7 @@ class Nlvr2Evaluator:
 
     partners = False
     whole_units = False
+    needs_all = True
 
     def __init__(self, settings: Settings):
         """Needs none of them: whoever reads the scenes is always right."""

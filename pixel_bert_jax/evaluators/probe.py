@@ -29,6 +29,7 @@ class Probe:
 
     partners = True
     whole_units = False
+    needs_all = False
 
     def __init__(self, settings: Settings):
         """Keeps what is needed."""

@@ -37,6 +37,7 @@ class RetrievalEvaluator:
 
     partners = False
     whole_units = True
+    needs_all = True
     suffix = ".npz"
 
     def __init__(self, settings: Settings):

@@ -23,6 +23,7 @@ class VqaEvaluator:
 
     partners = False
     whole_units = False
+    needs_all = True
 
     def __init__(self, settings: Settings):
         """Keeps what is needed; texts are not looked at."""
