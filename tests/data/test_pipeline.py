@@ -96,7 +96,8 @@ def test_large_images_are_shrunk_once(index):
     plan = _plan(index, source_canvases=[30])
     (step,) = _steps(plan, index, 1)
     row = plan.batch(0).images[0, 0]
-    expected, size = images.onto_canvas(images.decode(index.read(row)), 30)
+    expected = np.zeros((30, 30, 3), np.uint8)
+    size = images.lay(images.decode(index.read(row)), expected)
     np.testing.assert_array_equal(step.batch["image"][0, 0], expected)
     assert tuple(step.batch["source_size"][0, 0]) == size
     # The target is that of the original, not of the shrunk copy.

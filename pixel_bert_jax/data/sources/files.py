@@ -282,7 +282,8 @@ def split_names(
     if not splits.get(split):
         raise InputError(f"{where} has none for {split!r}, received {splits}.")
     held_out = {*splits.get("evaluate", ()), *splits.get("predict", ())}
-    if both := set(splits.get("train", ())) & held_out:
+    both = set(splits.get("train", ())) & held_out
+    if both - {""}:  # of a file without splits
         raise InputError(
             f"{where}: {', '.join(sorted(both))} would be trained on and evaluated."
         )
