@@ -79,7 +79,7 @@ class AnnotatedPhotos(base.Source):
                     f"file{', turned upright' if self.upright else ''}",
                 )
             # An image with a fault is passed on, lest its texts count as faults too.
-            height, width = image.size or size or (1, 1)
+            height, width = size or (1, 1)
             self._keys.append(image.key)
             yield ImageRecord(
                 image.key, image.image_id, height, width, image.coco_id, fault
@@ -242,8 +242,9 @@ def records(content: Any, field: str, path: str) -> list[Any]:
 
 
 def is_integer(value: Any) -> bool:
-    """Returns whether a json value is an integer; json's true is not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Returns whether a json value is an integer of 64 bits; json's true is not."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return is_number and -(2**63) <= value < 2**63
 
 
 def coco_id(file_name: str) -> int | None:
@@ -316,10 +317,10 @@ def resolve(
         if split not in value:
             raise InputError(
                 f"config.data.corpora: {config.get('name')!r} has no {field!r} for the "
-                f"split {split!r}; it has {', '.join(value)}."
+                f"split {split!r}; it has {', '.join(map(str, value))}."
             )
         value = value[split]
-    if not isinstance(value, str | Path):
+    if not isinstance(value, str | Path) or not value:
         raise InputError(
             f"Corpus {config.get('name')!r}: {field} is {value!r}, expected a path."
         )
