@@ -21,12 +21,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from pixel_bert_jax import dry_run, trees
-from pixel_bert_jax.config import load
+from pixel_bert_jax.config import Init, load
 from pixel_bert_jax.convert import bert, resnet, starting
 
 PRESET = "configs/pretrain.py:r50"
@@ -72,8 +71,7 @@ def start(name: str, folder: str) -> str:
 
 def shapes() -> dict[str, object]:
     """Returns the model's variables as shapes, nested."""
-    task = dry_run.task_of(load(PRESET))
-    return jax.eval_shape(task.init, jax.random.key(0))
+    return dry_run.Planned(load(PRESET)).variable_shapes
 
 
 def write(folder: Path) -> None:
@@ -99,7 +97,7 @@ def one(name: str, folder: Path) -> int:
     if name == "plain":
         loaded: object = (load_file(text), load_file(cnn))
     else:
-        init = {"text": str(text), "cnn": str(cnn)}
+        init = Init(text=str(text), cnn=str(cnn))
         loaded = starting.load(init, model, wanted, vocabulary=())
     print(json.dumps([time.perf_counter() - began, peak() - before]))
     del loaded

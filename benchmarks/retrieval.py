@@ -28,7 +28,6 @@ from pixel_bert_jax.config import Config, load
 from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.evaluate import Predictor
 from pixel_bert_jax.evaluators.pair_scores import PairScorer
-from pixel_bert_jax.training import sharding
 
 
 def main() -> int:
@@ -83,10 +82,9 @@ class Bench:
 
     def __init__(self, config: Config, arguments: argparse.Namespace):
         """Makes variables, photos and captions; compiles nothing."""
-        mesh, task = sharding.make_mesh(config.mesh), dry_run.task_of(config)
-        key = jax.random.key(0)
-        self.variables = jax.jit(task.init)(key)
-        self.canvas = dry_run.largest_canvas(config)
+        planned = dry_run.Planned(config, devices=jax.devices())
+        self.variables = jax.jit(planned.task.init)(jax.random.key(0))
+        self.canvas = planned.canvas
         self.arguments = arguments
         self.passes = 0
         random = np.random.default_rng(0)
@@ -104,12 +102,12 @@ class Bench:
         }
         self.step = Step(0, self.canvas, batch)
         shape = captions, data.max_text_length
-        ids = random.integers(5, task.text.vocab_size, shape).astype(np.int32)
+        ids = random.integers(5, planned.text.vocab_size, shape).astype(np.int32)
         mask = np.ones(shape, bool)
         index = types.SimpleNamespace(
             texts=lambda c, rows: (ids[rows], mask[rows] & (rows >= 0)[:, None])
         )
-        predict = Predictor(types.SimpleNamespace(mesh=mesh, task=task, config=config))
+        predict = Predictor(planned)
         gallery = types.SimpleNamespace(index=index)
         self.scorer = PairScorer(predict, self.variables, gallery, arguments.texts)
         self.single = PairScorer(predict, self.variables, gallery, 1)

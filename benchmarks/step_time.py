@@ -22,7 +22,6 @@ import numpy as np
 
 from pixel_bert_jax import dry_run
 from pixel_bert_jax.config import Config, load, replace
-from pixel_bert_jax.training import optim, sharding, train_state
 
 
 def main() -> int:
@@ -63,30 +62,18 @@ class Run:
 
     def __init__(self, config: Config):
         """Compiles the step of the config's largest canvas over all devices."""
-        self.mesh = sharding.make_mesh(config.mesh)
-        task = dry_run.task_of(config)
-        params = jax.eval_shape(task.init, jax.random.key(0))["params"]
-        optimizer = optim.build(
-            config.optim,
-            params,
-            frozen=task.frozen,
-            steps_per_epoch=1000,
-            total=1_000_000,
-        )
+        planned = dry_run.Planned(config, devices=jax.devices())
         began = time.perf_counter()
-        lowered, target, shapes = dry_run.lower_step(
-            config, task, optimizer, config.groups, self.mesh
-        )
-        self.compiled = lowered.compile()
+        self.compiled = planned.lower_step(config.groups).compile()
         self.compile_seconds = time.perf_counter() - began
-        self.state = train_state.create(task, optimizer, config.seed, target)
+        self.state = planned.create_state()
         self.temporaries = self.compiled.memory_analysis().temp_size_in_bytes
         self.photos = config.groups
         self.pairs = self.photos * config.texts_per_group
         random = np.random.default_rng(0)
         self.batch = {
             name: jax.device_put(fill(name, shape, random), shape.sharding)
-            for name, shape in shapes.items()
+            for name, shape in planned.batch(config.groups).items()
         }
 
     def step(self) -> float:

@@ -33,8 +33,10 @@ class Planned(Experiment):
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """One device."""
-        return sharding.make_mesh({"data": 1}, self._devices or jax.devices()[:1])
+        """One device, or in the config's shape those that were given."""
+        if self._devices is not None:
+            return super().mesh
+        return sharding.make_mesh({"data": 1}, jax.devices()[:1])
 
     @functools.cached_property
     def text(self) -> TextSpec:

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from pixel_bert_jax import evaluate, metrics, resuming, trees
 from pixel_bert_jax.checkpoints import checkpointing
 from pixel_bert_jax.checkpoints.store import check_writable
+from pixel_bert_jax.data.overlap import overlaps
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import Experiment, count_parameters
 from pixel_bert_jax.processes import hosts
@@ -79,6 +80,8 @@ class Run:
         self._evaluations = [one for one in found if one.every]
         for one in self._evaluations:  # faults of held-out data show before training
             one.check()
+            for overlap in overlaps(experiment.train_index, one.index):
+                hosts.say(f"warning: {overlap}")
         if self._evaluations:
             evaluate.check_metric(config.checkpoint.best_metric, self._evaluations)
         check_writable(workdir)
@@ -124,7 +127,9 @@ class Run:
                 workdir, total_steps=self.total, first_step=self.first
             )
         stack.callback(self._writer.close)
-        self._stream = stack.enter_context(self._open_stream())
+        self._stream = stack.enter_context(
+            open_stream(self.experiment, workdir, self.first, self.total)
+        )
         self._terminated = stack.enter_context(on_sigterm())
         self._predict = evaluate.Predictor(self.experiment, self._between_batches)
 
@@ -137,7 +142,23 @@ class Run:
         """Yields the batches that are left, after an evaluation that is still due."""
         if self._late:
             self._evaluate(self.first)
-        yield from self._watchdog.watched(self._stream, "a batch came")
+        yield from self._watchdog.watched(self._read(), "a batch came")
+
+    def _read(self) -> Iterator[Step]:
+        """Yields the stream; where reading fails, what was learned is kept."""
+        try:
+            yield from self._stream
+        except Exception as error:
+            if hosts.several():  # the others do not know of it
+                raise
+            try:
+                self._record()
+                if self._sound:
+                    self._checkpoints.save(self.state, self._meta)
+                    self._checkpoints.wait()
+            except Exception as failed:
+                error.add_note(f"the state was not saved: {failed}")
+            raise
 
     def after_step(self, step: int, sums: Sums) -> None:
         """Does what is due after `step` batches: metrics, checkpoints, evaluations.
@@ -198,24 +219,6 @@ class Run:
         ]
         hosts.say("\n".join(lines))
 
-    def _open_stream(self) -> Stream:
-        experiment, data = self.experiment, self.experiment.config.data
-        return Stream(
-            experiment.train_plan,
-            experiment.train_index,
-            start=self.first,
-            stop=self.total,
-            on_bad_image=data.on_bad_image,
-            bad_image_budget=data.bad_image_budget,
-            bad_image_list=self._workdir / resuming.bad_images_file(),
-            images_before=self.first * len(experiment.local_groups),
-            workers=data.workers,
-            prefetch=data.prefetch,
-            rows=experiment.local_groups,
-            targets=experiment.task.targets,
-            blank_images=data.blank_images,
-        )
-
     def _due(self, step: int) -> bool:
         return any(one.due(step) for one in self._evaluations)
 
@@ -242,7 +245,7 @@ class Run:
         except _Interrupted:
             self._stop(step)  # a relaunch makes up for the evaluation
         metric = self.experiment.config.checkpoint.best_metric
-        if metric not in found and any(
+        if not {metric, f"{metric}@missing"} & found.keys() and any(
             one.due(step) and one.gives(metric) for one in self._evaluations
         ):
             raise InputError(
@@ -321,6 +324,28 @@ class _Pending:
     ):
         self.step, self.sums, self.due = step, sums, due
         self.waited, self.bad_images, self.moment = waited, bad_images, moment
+
+
+def open_stream(
+    experiment: Experiment, workdir: Path, first: int, total: int
+) -> Stream:
+    """Opens the stream of the training batches from step `first` to `total`."""
+    data = experiment.config.data
+    return Stream(
+        experiment.train_plan,
+        experiment.train_index,
+        start=first,
+        stop=total,
+        on_bad_image=data.on_bad_image,
+        bad_image_budget=data.bad_image_budget,
+        bad_image_list=workdir / resuming.bad_images_file(),
+        images_before=first * len(experiment.local_groups),
+        workers=data.workers,
+        prefetch=data.prefetch,
+        rows=experiment.local_groups,
+        targets=experiment.task.targets,
+        blank_images=data.blank_images,
+    )
 
 
 def seconds_at(state: TrainState) -> float:

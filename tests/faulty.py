@@ -11,7 +11,7 @@ import time
 
 from absl import app
 
-from pixel_bert_jax import evaluate, main
+from pixel_bert_jax import config, evaluate, main
 from pixel_bert_jax.checkpoints import manifest
 from pixel_bert_jax.data import batches, index, pipeline
 
@@ -73,4 +73,4 @@ FAULTS = {
 
 if __name__ == "__main__":
     FAULTS[sys.argv.pop(1)]()
-    app.run(main.run, flags_parser=main.parse_flags)
+    app.run(main.run, flags_parser=config.parse_program)

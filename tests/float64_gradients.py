@@ -44,8 +44,8 @@ def main(dtype: str) -> None:
         placed = as_type(run.place(arrays, parts), dtype)
         if parts not in programs:
             programs[parts] = run.gradients(state, placed)
-        grads, sums, _ = jax.device_get(programs[parts](state, placed))
-        return grads, float(sums["loss"][0])
+        found = jax.device_get(programs[parts](state, placed))
+        return found.grads, float(found.metrics["loss"][0])
 
     whole, loss = gradients(arrays, 1)
     split, split_loss = gradients(arrays, PARTS)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 
 from pixel_bert_jax import trees
 from pixel_bert_jax.config import Config, resolve
-from pixel_bert_jax.objectives.base import TextSpec
+from pixel_bert_jax.objectives.base import Inputs, Loss, Objective, TextSpec
+from pixel_bert_jax.objectives.views import View
 from pixel_bert_jax.ops.image import RGB_STD
 from pixel_bert_jax.ops.keys import HOLE
 from pixel_bert_jax.ops.masking import Vocabulary
@@ -88,6 +90,23 @@ def text_spec(answers: int = 0) -> TextSpec:
 
 def task(**changes: Any) -> Task:
     return Task(config(**changes), text_spec())
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Functions in the place of a model's heads; see `objectives.base.Heads`."""
+
+    functions: dict[str, Callable[..., jax.Array]]
+    word_embedding: Any = None
+
+    def __getitem__(self, name: str) -> Callable[..., jax.Array]:
+        return self.functions[name]
+
+
+def loss_of(objective: Objective, view: View, heads: Heads, **passes: Any) -> Loss:
+    """Returns an objective's loss on a view, given the results of its passes."""
+    assert passes.keys() == set(objective.needs)
+    return objective.loss(Inputs(view, passes, heads, {}))
 
 
 def batch(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixel_bert_jax import evaluate, trees
+from pixel_bert_jax import trained, trees
 from pixel_bert_jax.convert.pretrained import from_pretrained
 from tests import runs
 
@@ -35,7 +35,7 @@ def figures(output):
 def test_dry_run_opens_no_data(tmp_path):
     outcome = runs.run("--dry_run", f"--workdir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.output
-    for part in ("all parameters", "text/word", "plan of 10,000 pictures", "not TPU"):
+    for part in ("all parameters", "text/word", "plan of 10,000 images", "not TPU"):
         assert part in outcome.output
     assert not (tmp_path / "run").exists()
 
@@ -61,7 +61,7 @@ def test_export_evaluate_and_train_on(straight, tmp_path):
     assert str(tmp_path) not in record["command"]
     assert held.config["total"] == "12 steps"
     assert str(tmp_path.parent) not in (folder / "config.json").read_text()
-    assert held.model.config["layers"] == held.config["model"]["layers"]
+    assert held.model.config.layers == held.config["model"]["layers"]
 
     own = launch(straight, workdir, "--mode=evaluate")
     assert own.code == 0, own.output
@@ -120,7 +120,7 @@ def test_evaluation_leaves_a_running_jobs_files_alone(straight):
     unfinished.mkdir()
     try:
         config = runs.config(data__index_dir=str(straight.index_dir))
-        _, state, _ = evaluate.from_workdir(config, straight.workdir)
+        _, state, _ = trained.from_workdir(config, straight.workdir)
         assert unfinished.is_dir()
         assert int(state.step) in (6, 12)
     finally:

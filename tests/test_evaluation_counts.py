@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import nlvr2, retrieval, vqa
-from pixel_bert_jax import evaluate
+from pixel_bert_jax import evaluate, tasks
 from pixel_bert_jax.evaluators.nlvr2_scores import LABELS
 from pixel_bert_jax.evaluators.vqa_accuracy import accuracy
 from pixel_bert_jax.experiment import Experiment
@@ -14,35 +14,31 @@ from pixel_bert_jax.experiment import Experiment
 CONFIGS = {"vqa": vqa, "nlvr2": nlvr2, "retrieval": retrieval}
 
 
-def answer(variables, batch):
+def answer(task, variables, batch):
     """An answer that depends on the question's row alone: 28 classes."""
     row = batch["example_uid"][..., 1].astype(jnp.int32)
     return {"answer": row % 28, "confidence": jnp.ones(row.shape)}
 
 
-def judge(variables, batch):
+def judge(task, variables, batch):
     row = batch["example_uid"][..., 1].astype(jnp.int32)
     return {"log_odds": jnp.where(row % 3 == 0, 1.0, -1.0)}
 
 
-def pixels(variables, batch):
+def pixels(task, variables, batch):
     """The image's number, which is the scene's, as its only feature."""
     number = batch["image_id"].astype(jnp.float32)
     return {"features": number[..., None], "pixel_mask": jnp.ones(number.shape, bool)}
 
 
-def score(variables, batch):
+def score(task, variables, batch):
     """Any number, but the same for the same image and text."""
     place = jnp.arange(batch["text_ids"].shape[-1])
     text = (batch["text_ids"] * place).sum(-1).astype(jnp.float32)
     return {"score": jnp.sin(text * (1 + batch["features"][:, 0]))}
 
 
-FUNCTIONS = {
-    "vqa": {"answer": answer},
-    "nlvr2": {"judge": judge},
-    "retrieval": {"pixels": pixels, "score": score},
-}
+PREDICTIONS = {"answer": answer, "judge": judge, "pixels": pixels, "score": score}
 FIELDS = {
     "vqa": {"evaluate_scenes": 9},
     "nlvr2": {"evaluate_scenes": 16},
@@ -50,19 +46,27 @@ FIELDS = {
 }
 
 
-def figures(task, devices, groups):
+@pytest.fixture(autouse=True)
+def known_predictions(monkeypatch):
+    for name, function in PREDICTIONS.items():
+        monkeypatch.setitem(tasks.PREDICTIONS, name, function)
+
+
+def metrics(task, devices, groups):
     config = CONFIGS[task].get_config("tiny").to_dict()
     (corpus,) = config["data"]["corpora"]
     config["data"]["corpora"] = [corpus | FIELDS[task]]
     config["eval"] |= {"groups": groups, "texts": 13}
     run = Experiment(config, devices=jax.devices()[:devices])
-    run.task.predict = FUNCTIONS[task]
-    return run, evaluate.run(run, {"params": {}}, evaluate.Predictor(run), oracle=False)
+    (one,) = evaluate.evaluations(run, oracle=False)
+    found = dict(one.run(evaluate.Predictor(run), {"params": {}}))
+    assert all(map(one.gives, found))
+    return run, found
 
 
 def expected(task, run):
-    """The figures by plain counting over the index."""
-    index = run.evaluation_index
+    """The metrics by plain counting over the index."""
+    index = run.corpora.index("evaluate")
     rows = range(index.num_texts(0))
     notes = [index.annotation(0, row) for row in rows] if task != "retrieval" else []
     if task == "vqa":
@@ -87,7 +91,7 @@ def expected(task, run):
 def test_every_example_counts_once(task, devices):
     first = None
     for groups in range(1, 8):
-        run, found = figures(task, devices, groups)
+        run, found = metrics(task, devices, groups)
         first = first or found
         assert found == first, groups
     for name, value in expected(task, run).items():

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from pixel_bert_jax import train
 from pixel_bert_jax.checkpoints.checkpointing import Checkpoints
 from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.run import on_sigterm
 from pixel_bert_jax.trees import digest
 from tests import runs
 
@@ -182,7 +182,7 @@ def test_an_image_that_never_comes_is_named(straight, tmp_path):
 
 def test_sigterm_is_a_flag_until_the_loop_reads_it():
     former = signal.getsignal(signal.SIGTERM)
-    with train.on_sigterm() as terminated:
+    with on_sigterm() as terminated:
         assert not terminated()
         for _ in range(2):  # the second changes nothing
             os.kill(os.getpid(), signal.SIGTERM)

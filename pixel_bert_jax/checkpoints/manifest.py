@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
+
+from pixel_bert_jax.data import durable
 
 FILE = "manifest.json"
 # Orbax adds this entry to the record as it renames the folder; all others are hashed.
@@ -24,12 +25,9 @@ def write(folder: Path) -> None:
     for name, path in _files(folder).items():
         size, digest = _identity(name, path)
         entries[name] = {"bytes": size, "sha256": digest}
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    with (folder / FILE).open("w", encoding="utf-8") as file:
-        json.dump({"files": entries, "sha256": _digest(entries)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+        durable.flush(path)
+    content = {"files": entries, "sha256": _digest(entries)}
+    durable.write(folder / FILE, json.dumps(content, indent=1))
 
 
 def faults(folder: Path) -> list[str]:
@@ -74,9 +72,7 @@ def _identity(name: str, path: Path) -> tuple[int, str]:
         except (ValueError, TypeError):
             pass  # damaged: hash it as it is, so that it differs
         return len(content), hashlib.sha256(content).hexdigest()
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        return size, hashlib.file_digest(file, "sha256").hexdigest()
+    return path.stat().st_size, durable.sha256(path)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -124,11 +124,12 @@ class RetrievalEvaluator(Evaluator):
         Raises:
           InputError: the number of images is no multiple of `eval.fold`.
         """
-        if self.fold and images % self.fold:
+        fold = self.settings.options.fold
+        if fold and images % fold:
             raise InputError(
-                f"eval.fold is {self.fold}, expected a divisor of the {images} images"
+                f"eval.fold is {fold}, expected a divisor of the {images} images"
             )
-        return bool(self.settings.options.fold)
+        return bool(fold)
 
     def _matrix(
         self, predict: Predict, variables: Params, stream: Any, gallery: Gallery

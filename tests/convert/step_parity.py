@@ -32,6 +32,7 @@ from tests.float64_gradients import as_type  # noqa: E402
 STEPS = 3
 SMALL = {
     "model__backbone": {
+        "name": "resnet",
         "depths": (1, 2),
         "widths": (32, 64),
         "strides": (1, 2),
@@ -142,15 +143,15 @@ def compare(options):
     )
     config = small.config(**changes)
     kind = getattr(torch, options.dtype)
-    theirs = torch_pixel_bert.PixelBert(config["model"], small.VOCAB).to(kind)
+    theirs = torch_pixel_bert.PixelBert(config.model, small.VOCAB).to(kind)
     torch_pixel_bert.load(theirs, flat)
-    frozen_stages = config["model"]["backbone"]["frozen_stages"]
+    frozen_stages = config.model.backbone["frozen_stages"]
     theirs.train(options.norm == "batch")
     # What is frozen keeps its running statistics.
     theirs.cnn.bn1.eval()
     for n in range(1, frozen_stages + 1):
         getattr(theirs.cnn, f"layer{n}").eval()
-    optim = config["optim"] | {"warmup": 2, "decays": [2]}
+    optim = config.optim.to_dict() | {"warmup": 2, "decays": [2]}
     both, schedules, trained = torch_pixel_bert.optimizers(theirs, optim, frozen_stages)
 
     arrays = as_type(batch(options, 0), options.dtype)
@@ -163,9 +164,7 @@ def compare(options):
         compiling,
     )
     gradient_function = compiled(
-        train_step.build_gradients(
-            run.task, run.optimizer, run.mesh, run.config["sharding"]
-        ),
+        train_step.build_gradients(run.task, run.optimizer, run.mesh, config.sharding),
         state,
         placed,
         compiling,
@@ -210,9 +209,9 @@ def outputs(run, state, arrays):
     task = run.task
     small_arrays = {k: x for k, x in arrays.items() if k != "image"}
     (view,) = task.views(small_arrays, state.rng, state.step).values()
-    core, heads = task.bind(state.variables)
+    variables, heads = state.variables, task.bind(state.variables)
     pixels, _ = task.model.apply(
-        core,
+        variables,
         arrays["image"],
         arrays["image_size"],
         train=True,
@@ -221,8 +220,10 @@ def outputs(run, state, arrays):
     )
     key = example_keys.tagged(state.rng, example_keys.SAMPLE, state.step)
     sample_keys = example_keys.per_image(key, arrays["example_uid"], 1)
-    kept = sample_pixels(pixels, sample_keys, task.model.config["sample_pixels"])
-    encoded = task.model.apply(core, view.text_ids, view.text_mask, kept, method="fuse")
+    kept = sample_pixels(pixels, sample_keys, task.model.config.sample_pixels)
+    encoded = task.model.apply(
+        variables, view.text_ids, view.text_mask, kept, method="fuse"
+    )
     slots = view.masked.positions.shape[-1]
     words = masked_word_logits(
         heads, encoded.text, view.masked.positions.reshape(-1, slots)
@@ -268,7 +269,7 @@ def step_inputs(arrays, seen, kind):
 
 def first_step(run, gradients, seen, result, theirs):
     """Compares logits, losses and all gradients."""
-    grads, sums, _ = jax.device_get(gradients)
+    grads, sums, *_ = jax.device_get(gradients)
     view = seen["view"]
     weights = np.asarray(view.masked.weights).reshape(len(seen["words"]), -1)
     real = np.asarray(view.mask).reshape(-1)

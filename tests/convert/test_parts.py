@@ -12,13 +12,13 @@ import transformers
 from safetensors.torch import load_file
 
 from configs import pretrain
-from pixel_bert_jax import dry_run, trees
+from pixel_bert_jax import dry_run, models, trees
+from pixel_bert_jax.config import Init, resolve
 from pixel_bert_jax.convert import parts, starting
 from pixel_bert_jax.convert.pretrained import Pretrained
 from pixel_bert_jax.data.text import load_tokenizer
 from pixel_bert_jax.models.bert import Encoder, TextEmbedding
 from pixel_bert_jax.models.heads import MaskedWordHead
-from pixel_bert_jax.models.resnet import ResNet
 from pixel_bert_jax.types import InputError
 from tests.convert import torch_models
 from tests.convert.torch_models import difference
@@ -41,7 +41,7 @@ def random_model(**backbone):
     config.model.dtype = "float32"
     config.dry_run.vocab_size = tokenizer.vocab_size
     config = json.loads(config.to_json_best_effort())
-    shapes = jax.eval_shape(dry_run.task_of(config).init, jax.random.key(0))
+    shapes = dry_run.Planned(config).variable_shapes
     random = np.random.default_rng(0)
     flat = {
         path: (
@@ -81,11 +81,8 @@ def test_text_loads_as_hugging_faces_bert(tmp_path):
 
 def features(model, image):
     """The CNN's last map [N, C, h, w] of images [N, 3, H, W] that fill their canvas."""
-    cnn = {
-        n: tuple(x) if isinstance(x, list) else x
-        for n, x in model.config["model"]["backbone"].items()
-    }
-    module = ResNet(**cnn, norm="frozen")
+    cnn = resolve(model.config).model.backbone
+    module = models.build(models.BACKBONES, "model.backbone", cnn, norm="frozen")
     variables = {c: model.variables[c]["backbone"] for c in ("params", "batch_stats")}
     size = np.tile([image.shape[2:]], (len(image), 1)).astype(np.int32)
     out, _ = module.apply(
@@ -133,8 +130,8 @@ def test_parts_start_a_new_model_bit_for_bit(tmp_path, layout):
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model.variables
     )
     arrays, _ = starting.load(
-        {"text": str(tmp_path / "text"), "cnn": str(cnn)},
-        model.config["model"],
+        Init(text=str(tmp_path / "text"), cnn=str(cnn)),
+        resolve(model.config).model,
         shapes,
         model.tokenizer.vocabulary,
     )
@@ -145,10 +142,10 @@ def test_parts_start_a_new_model_bit_for_bit(tmp_path, layout):
 
 
 def test_cnns_that_a_library_does_not_have(tmp_path):
-    with pytest.raises(InputError, match="groups is 4, it has 1"):
+    with pytest.raises(InputError, match="groups is 4, expected 1"):
         parts.export_cnn(random_model(groups=4), tmp_path / "cnn", "hugging_face")
     with pytest.raises(InputError, match="layout 'caffe'"):
         parts.export_cnn(random_model(), tmp_path / "cnn", "caffe")
-    with pytest.raises(InputError, match=r"stem is 'conv3', it has 'conv7_pool'"):
+    with pytest.raises(InputError, match=r"stem is 'conv3', expected 'conv7_pool'"):
         parts.export_cnn(random_model(stem="conv3"), tmp_path / "cnn", "torchvision")
     assert not (tmp_path / "cnn").exists()

@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from configs import pretrain
-from pixel_bert_jax import evaluate, trees
+from pixel_bert_jax import evaluate, trained, trees
+from pixel_bert_jax.config import resolve
 from pixel_bert_jax.convert.pretrained import from_pretrained
 
 NAME = "scenes_tiny_long"
@@ -30,9 +31,9 @@ def test_it_answers_on_scenes_never_trained_on(folder, tmp_path):
     config["data"]["scenes"] |= {"seed": 1001, "evaluate_scenes": 96}
     config["data"]["index_dir"] = str(tmp_path)
     config["mesh"] = {"data": -1}
-    experiment, exported = evaluate.from_model(config, folder)
-    predict = evaluate.Predictor(experiment)
-    figures = evaluate.run(experiment, exported.variables, predict, oracle=False)
+    experiment, exported = trained.from_model(resolve(config), folder)
+    (probe,) = evaluate.evaluations(experiment, oracle=False)
+    figures = dict(probe.run(evaluate.Predictor(experiment), exported.variables))
     assert len(jax.devices()) == 8
     assert figures["scenes/texts"] == 480
     assert figures["scenes/match"] > 0.85

@@ -1,5 +1,6 @@
 """Starting weights that do not fit, or should not be trusted: refused, nothing run."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 
 from configs import nlvr2, pretrain, retrieval, vqa
 from pixel_bert_jax import dry_run, trees
+from pixel_bert_jax.config import Init, resolve
 from pixel_bert_jax.convert import bert, resnet, starting
 from pixel_bert_jax.convert.weights import open_weights
 from pixel_bert_jax.types import InputError
@@ -30,13 +32,12 @@ def config_of(**backbone):
     config.model.backbone.inner = (4, 8, 12, 16)
     config.model.backbone.update(backbone)
     config.dry_run.vocab_size = len(VOCABULARY)
-    return config.to_dict()
+    return resolve(config)
 
 
 def variables_of(config):
     """Random variables of the whole model, {path: array}."""
-    task = dry_run.task_of(config)
-    shapes = trees.flatten(jax.eval_shape(task.init, jax.random.key(0)))
+    shapes = trees.flatten(dry_run.Planned(config).variable_shapes)
     random = np.random.default_rng(0)
     return {
         path: random.normal(0, 1, leaf.shape).astype(np.float32)
@@ -48,14 +49,13 @@ def load_into(variables, model, text="", cnn=""):
     shapes = trees.unflatten(
         {p: jax.ShapeDtypeStruct(x.shape, x.dtype) for p, x in variables.items()}
     )
-    return starting.load(
-        {"text": str(text), "cnn": str(cnn)}, model, shapes, VOCABULARY
-    )
+    init = Init(text=str(text), cnn=str(cnn))
+    return starting.load(init, model, shapes, VOCABULARY)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return config_of()["model"]
+    return config_of().model
 
 
 @pytest.fixture(scope="module")
@@ -120,17 +120,16 @@ def test_both_parts_come_back_bit_for_bit(load, text, cnn, variables):
     [(c, p) for c in (pretrain, vqa, nlvr2, retrieval) for p in c.PRESETS if p],
 )
 def test_every_parameter_of_a_preset_is_accounted_for(configs, preset):
-    config = configs.get_config(preset).to_dict()
-    task = dry_run.task_of(config)
-    paths = trees.flatten(jax.eval_shape(task.init, jax.random.key(0)))
+    config = resolve(configs.get_config(preset))
+    paths = trees.flatten(dry_run.Planned(config).variable_shapes)
     heads = "itm|image_words|answers|truth|retrieval"
     own = rf"(params/front_end/.*|params/heads/({heads})/.*)"
     for path in paths:
-        name = bert.TABLE.there(path.removeprefix("params/"))
-        name = name or resnet.TORCHVISION.there(path)
+        name = bert.TABLE.source_of(path.removeprefix("params/"))
+        name = name or resnet.TORCHVISION.source_of(path)
         assert bool(name) != bool(re.fullmatch(own, path)), path
-    if config["model"]["backbone"]["inner"]:
-        names = [resnet.DETECTRON.there(p) for p in paths if "/backbone/" in p]
+    if config.model.backbone["inner"]:
+        names = [resnet.DETECTRON.source_of(p) for p in paths if "/backbone/" in p]
         statistics = [p for p in paths if p.startswith("batch_stats/")]
         assert sum(name is None for name in names) == len(statistics)
 
@@ -180,8 +179,11 @@ INNER = "bert.encoder.layer.0.intermediate.dense.weight"
             lambda a: a.update({QUERY + "s": a.pop(QUERY)}),
             r"weights: not a name of BERT",
         ),
-        (lambda a: a.update({INNER: a[INNER].T}), r"there \(32, 48\), wanted \(48, 32"),
-        (lambda a: a.update({INNER: a[INNER][:-1]}), r"there \(47, 32\)"),
+        (
+            lambda a: a.update({INNER: a[INNER].T}),
+            r"received \(32, 48\), expected \(48, 32",
+        ),
+        (lambda a: a.update({INNER: a[INNER][:-1]}), r"received \(47, 32\)"),
         (
             lambda a: a.update(
                 {n.replace("layer.1", "layer.2"): x for n, x in a.items()}
@@ -217,7 +219,7 @@ def test_another_vocabulary_is_refused(load, text):
     rewrite(
         text / "model.safetensors", lambda a: a.update({name: np.ones((51, 32), "f")})
     )
-    with pytest.raises(InputError, match=r"there \(51, 32\), wanted \(50, 32\)"):
+    with pytest.raises(InputError, match=r"received \(51, 32\), expected \(50, 32\)"):
         load(text)
 
 
@@ -252,7 +254,7 @@ def test_other_cnns_are_refused(load, cnn):
     with pytest.raises(InputError, match=r"layer1\.1\.conv1\.weight .* has no place"):
         load(cnn=cnn)
     rewrite(cnn, lambda a: a.pop("conv1.weight"))
-    with pytest.raises(InputError, match="no ResNet that is known"):
+    with pytest.raises(InputError, match="not a known kind of ResNet"):
         load(cnn=cnn)
 
 
@@ -260,8 +262,8 @@ def caffe2_file(path, variables):
     """Blobs as Detectron pickled them: BGR, norms that are affine maps."""
     blobs = {}
     for name, array in variables.items():
-        if there := resnet.DETECTRON.there(name):
-            blobs[there[0]] = there[1].export(array)
+        if match := resnet.DETECTRON.source_of(name):
+            blobs[match[0]] = match[1].to_source(array)
     blobs["conv1_w"] = np.ascontiguousarray(blobs["conv1_w"][:, ::-1])
     blobs["fc1000_w"] = np.ones((3, 64), np.float32)
     path.write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
@@ -273,8 +275,8 @@ def test_detectrons_blobs(tmp_path):
     variables = variables_of(config)
     path = caffe2_file(tmp_path / "X-152.pkl", variables)
     with pytest.raises(InputError, match=r"expected model\.norm = 'frozen'"):
-        load_into(variables, config["model"], cnn=path)
-    frozen = config["model"] | {"norm": "frozen"}
+        load_into(variables, config.model, cnn=path)
+    frozen = dataclasses.replace(config.model, norm="frozen")
     arrays, reports = load_into(variables, frozen, cnn=path)
     for name, array in arrays.items():
         if name.startswith("params/"):
@@ -366,5 +368,5 @@ def test_names_that_lead_nowhere(load, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"expected a file that ends with .*\.pkl"):
         load(cnn=odd)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="cannot be had from the hub"):
+    with pytest.raises(InputError, match="the hub does not provide it"):
         load(text="nobody/no-such-model@main")

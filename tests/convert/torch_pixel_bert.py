@@ -19,8 +19,7 @@ class PixelBert(nn.Module):
     def __init__(self, model, vocab_size):
         """Builds it from our config.model."""
         super().__init__()
-        cnn = model["backbone"]
-        features = model["features"]
+        cnn, features = model.backbone, model.features
         self.cnn = torch_models.ResNet(
             cnn["depths"], cnn["widths"], cnn["inner"], cnn["groups"]
         )
@@ -30,10 +29,10 @@ class PixelBert(nn.Module):
             transformers.BertConfig(
                 vocab_size=vocab_size,
                 hidden_size=features,
-                num_hidden_layers=model["layers"],
-                num_attention_heads=model["heads"],
-                intermediate_size=model["hidden"],
-                max_position_embeddings=model["max_positions"],
+                num_hidden_layers=model.layers,
+                num_attention_heads=model.heads,
+                intermediate_size=model.hidden,
+                max_position_embeddings=model.max_positions,
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
                 attn_implementation="eager",

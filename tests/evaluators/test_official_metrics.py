@@ -152,7 +152,7 @@ def matrix(case):
 
 @pytest.mark.parametrize("case", golden("retrieval.json"), ids=lambda c: c["seed"])
 def test_recalls_are_scans(case):
-    found = recall.figures(recall.ranks(*matrix(case)))
+    found = recall.metrics(recall.ranks(*matrix(case)))
     for name in ("text", "image"):
         ours = [found[f"{name}_{f}"] for f in ("r1", "r5", "r10")]
         ours += [found[f"{name}_{f}_rank"] for f in ("median", "mean")]
@@ -164,7 +164,7 @@ def test_ties_find_nothing():
     found = recall.ranks(scores, text_image)
     assert (found.images == 19).all()  # behind all other images
     assert (found.texts == 95).all()  # behind the texts of all others
-    assert recall.figures(found)["text_r10"] == 0
+    assert recall.metrics(found)["text_r10"] == 0
     # One level above all others is no tie; an image's own texts may tie.
     scores[text_image, np.arange(100)] = 1
     found = recall.ranks(scores, text_image)
@@ -174,26 +174,26 @@ def test_ties_find_nothing():
 def test_order_of_texts_does_not_matter():
     scores, text_image = matrix({"images": 30, "seed": 3, "lift": 0.3})
     order = np.random.default_rng(0).permutation(150)
-    before = recall.figures(recall.ranks(scores, text_image))
-    after = recall.figures(recall.ranks(scores[:, order], text_image[order]))
+    before = recall.metrics(recall.ranks(scores, text_image))
+    after = recall.metrics(recall.ranks(scores[:, order], text_image[order]))
     assert after == pytest.approx(before)
 
 
 def test_folds_are_means_of_their_parts():
     scores, text_image = matrix({"images": 40, "seed": 4, "lift": 0.3})
-    found = recall.fold_figures(scores, text_image, fold=8)
+    found = recall.fold_metrics(scores, text_image, fold=8)
     parts = [
-        recall.figures(
+        recall.metrics(
             recall.ranks(scores[n : n + 8, 5 * n : 5 * n + 40], np.repeat(range(8), 5))
         )
         for n in range(0, 40, 8)
     ]
     for name, value in found.items():
         assert value == pytest.approx(np.mean([p[name] for p in parts]))
-    whole = recall.figures(recall.ranks(scores, text_image))
+    whole = recall.metrics(recall.ranks(scores, text_image))
     assert found["text_r1"] > whole["text_r1"]
     with pytest.raises(InputError, match="a multiple of 7 images, received 40"):
-        recall.fold_figures(scores, text_image, fold=7)
+        recall.fold_metrics(scores, text_image, fold=7)
 
 
 @pytest.mark.parametrize(

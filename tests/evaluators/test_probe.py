@@ -5,7 +5,9 @@ import types
 import numpy as np
 import pytest
 
+from pixel_bert_jax.config import Eval
 from pixel_bert_jax.data.text import WordPiece
+from pixel_bert_jax.evaluate import Evaluation
 from pixel_bert_jax.evaluators.base import Settings, clustered_mean
 from pixel_bert_jax.evaluators.probe import Probe
 
@@ -73,8 +75,15 @@ def figures():
     )
     index = types.SimpleNamespace(corpora=("toy",), sources=(source,))
     stream = [types.SimpleNamespace(batch=batch)]
-    probe = Probe(Settings(WordPiece(WORDS), None, {}, oracle=True))
+    options, heads = Eval(oracle=True), ("mlm", "itm")
+    probe = Probe(Settings(WordPiece(WORDS), None, options, heads))
     found = dict(probe.run(lambda name, variables, step: out, {}, stream, index))
+    corpora = types.SimpleNamespace(index=lambda split: index)
+    run = types.SimpleNamespace(corpora=corpora)
+    one = Evaluation("", Probe, "evaluate", options, run)
+    assert all(map(one.gives, found))
+    wrong = ("toy/matches", "toy/colours", "toy/match_red", "ring/match", "match")
+    assert not any(map(one.gives, wrong))
     return batch, out, {k.removeprefix("toy/"): v for k, v in found.items()}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from configs import retrieval
-from pixel_bert_jax import evaluate, trees
-from pixel_bert_jax.convert import starting
+from pixel_bert_jax import evaluate, resuming
+from pixel_bert_jax.commands.predict import write_predictions
 from pixel_bert_jax.convert.pretrained import from_pretrained
 from pixel_bert_jax.evaluators import pair_scores, recall
 from pixel_bert_jax.evaluators.base import to_host
@@ -21,7 +21,7 @@ from pixel_bert_jax.types import InputError
 SCENES, TEXTS = 11, 55
 
 
-def experiment(devices=1, objectives=None, **options):
+def experiment(devices=1, objectives=None, model="", blank=False, **options):
     """A run on a few scenes; one canvas is one program to compile."""
     config = retrieval.get_config("tiny").to_dict()
     config["data"]["canvases"] = ("112x112",)
@@ -29,18 +29,15 @@ def experiment(devices=1, objectives=None, **options):
     config["data"]["corpora"] = [corpus | {"evaluate_scenes": SCENES}]
     config["eval"] |= {"groups": 4, "texts": 30} | options
     config["objectives"] = objectives or config["objectives"]
+    config["init"]["model"], config["data"]["blank_images"] = model, blank
     return Experiment(config, devices=jax.devices()[:devices])
 
 
 @functools.cache
 def model(repository):
     """The published model's variables with a score made of its matches."""
-    found = from_pretrained(repository / "checkpoints/scenes_tiny_long")
-    run = experiment()
-    arrays, _ = starting.adopt(
-        found, run.config["model"], run.variable_shapes, "published"
-    )
-    return trees.unflatten(arrays)
+    run = experiment(model=str(repository / "checkpoints/scenes_tiny_long"))
+    return jax.device_get(resuming.create(run).variables)
 
 
 def test_the_score_starts_as_class_one_of_matching(repository):
@@ -66,16 +63,23 @@ class Counting(evaluate.Predictor):
 
 
 def matrix(run, variables, predict=None, workdir=None):
-    one = evaluate.evaluator(run, workdir=workdir)
-    predict = predict or evaluate.Predictor(run)
-    with evaluate.stream(run) as stream:
-        (scores,) = one.predictions(predict, variables, stream, run.evaluation_index)
+    one = evaluation(run)
+    evaluator, predict = one.evaluator(workdir), predict or evaluate.Predictor(run)
+    with one.stream() as stream:
+        (scores,) = evaluator.predictions(predict, variables, stream, one.index)
     return scores
 
 
-def figures(run, variables, **options):
-    out = evaluate.run(run, variables, evaluate.Predictor(run), oracle=False, **options)
-    assert list(out) == evaluate.figure_names(run)
+def evaluation(run):
+    (one,) = evaluate.evaluations(run, oracle=False)
+    return one
+
+
+def metrics(run, variables):
+    one = evaluation(run)
+    out = dict(one.run(evaluate.Predictor(run), variables))
+    assert all(map(one.gives, out))
+    assert not any(map(one.gives, ("scenes/text_r2", "scenes/r1", "coco/text_r1")))
     return {name.removeprefix("scenes/"): value for name, value in out.items()}
 
 
@@ -88,10 +92,10 @@ def whole(repository):
 def test_scores_are_those_of_single_pairs(repository, whole):
     run = experiment(groups=1, texts=1)
     variables = model(repository)
-    task, index = run.task, run.evaluation_index
+    task, index = run.task, evaluation(run).index
     gallery = pair_scores.Gallery(index)
     predict = evaluate.Predictor(run)
-    with evaluate.stream(run) as stream:
+    with evaluation(run).stream() as stream:
         for step in stream:
             (image,) = gallery.shown(step)
             batch = predict.place(step)
@@ -117,7 +121,7 @@ def test_scores_are_those_of_single_pairs(repository, whole):
         pytest.param(5, 6, 1, marks=pytest.mark.slow),
     ],
 )
-def test_figures_do_not_depend_on_devices_and_portions(
+def test_metrics_do_not_depend_on_devices_and_portions(
     repository, whole, devices, groups, texts
 ):
     run = experiment(devices, groups=groups, texts=texts)
@@ -127,7 +131,7 @@ def test_figures_do_not_depend_on_devices_and_portions(
     assert predict.images == SCENES  # each image passes the CNN once
     text_image = np.repeat(np.arange(SCENES), 5)
     found, wanted = (
-        recall.figures(recall.ranks(s, text_image)) for s in (scores, whole)
+        recall.metrics(recall.ranks(s, text_image)) for s in (scores, whole)
     )
     assert found == wanted
     # Far above chance, 9 %: the score starts from matches.
@@ -158,8 +162,7 @@ def test_it_goes_on_where_it_was_stopped(repository, whole, tmp_path):
 
 def test_scores_without_images_are_other_scores(repository, whole, tmp_path):
     run, variables = experiment(), model(repository)
-    blind = experiment()
-    blind.config["data"]["blank_images"] = True
+    blind = experiment(blank=True)
     with pytest.raises(KeyboardInterrupt):
         matrix(blind, variables, Counting(blind, most=7), tmp_path)
     np.testing.assert_array_equal(matrix(run, variables, None, tmp_path), whole)
@@ -179,8 +182,8 @@ def test_a_damaged_part_is_made_again(repository, whole, tmp_path):
 
 def test_an_image_that_comes_twice_is_no_evaluation(repository):
     run = experiment()
-    gallery = pair_scores.Gallery(run.evaluation_index)
-    with evaluate.stream(run) as stream:
+    gallery = pair_scores.Gallery(evaluation(run).index)
+    with evaluation(run).stream() as stream:
         steps = list(stream)
     list(pair_scores.once(steps, gallery))
     for wrong in (steps[1:], [*steps, steps[0]]):
@@ -190,8 +193,8 @@ def test_an_image_that_comes_twice_is_no_evaluation(repository):
 
 def test_two_stages_with_long_lists_are_the_whole(repository):
     variables = model(repository)
-    wanted = figures(experiment(), variables)
-    found = figures(experiment(shortlist=TEXTS), variables)
+    wanted = metrics(experiment(), variables)
+    found = metrics(experiment(shortlist=TEXTS), variables)
     assert found.pop("two_stage_text_lost") == found.pop("two_stage_image_lost") == 0
     assert found.pop("two_stage_pairs_scored") == 100
     for name in ("images", "texts"):
@@ -201,16 +204,16 @@ def test_two_stages_with_long_lists_are_the_whole(repository):
 
 def test_two_stages_rank_what_is_listed(repository, whole):
     run, variables = experiment(shortlist=10), model(repository)
-    found = figures(run, variables)
+    found = metrics(run, variables)
     assert not {"text_r1", "image_r1"} & set(found)  # always told apart
     # The first stage by hand, from which words each image shows.
     predict, gallery = (
         evaluate.Predictor(run),
-        pair_scores.Gallery(run.evaluation_index),
+        pair_scores.Gallery(evaluation(run).index),
     )
     first = Shortlist(predict, variables, gallery, run.tokenizer)
     logits = np.zeros((SCENES, run.tokenizer.vocab_size))
-    with evaluate.stream(run) as stream:
+    with evaluation(run).stream() as stream:
         for step in stream:
             visual = predict.run("pixels", variables, predict.place(step))
             images = gallery.shown(step)
@@ -220,7 +223,7 @@ def test_two_stages_rank_what_is_listed(repository, whole):
     probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
     coarse = np.zeros((SCENES, TEXTS))
     for t in range(TEXTS):
-        ids, mask = run.evaluation_index.texts(0, np.array([t]))
+        ids, mask = evaluation(run).index.texts(0, np.array([t]))
         words = set(ids[mask].tolist()) - set(run.tokenizer.special_ids.tolist())
         for w in sorted(words):
             coarse[:, t] += np.log(probability[:, w] / probability[:, w].mean())
@@ -241,38 +244,37 @@ def test_two_stages_rank_what_is_listed(repository, whole):
 
 def test_folds_are_told_beside_the_whole(repository):
     run = experiment(fold=11)
-    found = figures(run, model(repository))
+    found = metrics(run, model(repository))
     assert found["fold_text_r1"] == found["text_r1"]
     with pytest.raises(InputError, match="a divisor of the 11 images"):
-        figures(experiment(fold=4), model(repository))
+        metrics(experiment(fold=4), model(repository))
 
 
 def test_an_npz_file_of_all_scores(repository, whole, tmp_path):
     run, path = experiment(), tmp_path / "scores.npz"
-    count, name = evaluate.write_predictions(run, model(repository), path, tmp_path)
+    one, variables = evaluation(run), model(repository)
+    count, name = write_predictions(one, variables, path, tmp_path)
     assert (count, name) == (SCENES, "scenes")
     with np.load(path) as file:
         np.testing.assert_array_equal(file["scores"], whole)
-        assert file["texts"][7] == run.evaluation_index.caption(0, 7)
+        assert file["texts"][7] == evaluation(run).index.caption(0, 7)
         assert file["images"].tolist() == [str(n) for n in range(SCENES)]
         assert file["text_image"].tolist() == [n // 5 for n in range(TEXTS)]
     with pytest.raises(InputError, match=r"ends in \.npz"):
-        evaluate.write_predictions(
-            run, model(repository), tmp_path / "scores.csv", tmp_path
-        )
+        write_predictions(one, variables, tmp_path / "scores.csv", tmp_path)
 
 
 def test_what_cannot_be_evaluated():
     alone = {"retrieval": {"weight": 1.0}}
     with pytest.raises(InputError, match="needs a model with the objective image_wo"):
-        evaluate.evaluator(experiment(shortlist=10, objectives=alone))
+        evaluation(experiment(shortlist=10, objectives=alone)).check()
     for options, message in (
         ({"shortlist": 9}, "at least 10, the longest list"),
         ({"texts": 0}, "eval.texts is 0, expected at least 1"),
         ({"shortlist": 10, "fold": 11}, "do not go together"),
     ):
         with pytest.raises(InputError, match=message):
-            evaluate.evaluator(experiment(**options))
+            evaluation(experiment(**options)).check()
     index = types.SimpleNamespace(corpora=("coco", "flickr"))
     with pytest.raises(InputError, match="one corpus, received coco, flickr"):
         pair_scores.Gallery(index)

@@ -79,6 +79,33 @@ def test_encoder_equals_numpy():
     assert np.isfinite(np.asarray(empty)).all()
 
 
+def test_a_mask_of_each_query_blocks_what_it_says():
+    encoder = Encoder(2, FEATURES, HEADS, HIDDEN, 0.1, 0.02)
+    x = RANDOM.normal(0, 1, (3, TOKENS, FEATURES)).astype(np.float32)
+    keys = np.arange(TOKENS) < np.array([6, 4, 5])[:, None]
+    init = jax.eval_shape(lambda: encoder.init(jax.random.key(0), x, keys, train=False))
+    values = randomised(init)
+    apply = jax.jit(lambda x, m: encoder.apply(values, x, m, train=False))
+    square = np.broadcast_to(keys[:, None], (3, TOKENS, TOKENS))
+    whole = np.asarray(apply(x, keys))
+    np.testing.assert_allclose(np.asarray(apply(x, square)), whole, atol=1e-6)
+    # Two sequences side by side that do not see each other are two sequences.
+    part = np.arange(TOKENS) < 2
+    blocks = square & (part[:, None] == part)
+    got = np.asarray(apply(x, blocks))
+    apart = [np.asarray(apply(x, keys & half)) for half in (part, ~part)]
+    want = np.where(part[:, None], *apart)
+    np.testing.assert_allclose(got[keys], want[keys], atol=1e-6)
+    assert np.abs(got - whole)[keys].max() > 1e-2
+    # Rows are queries: what only looks back depends on nothing behind it.
+    behind = square & np.tri(TOKENS, dtype=bool)
+    changed = x.copy()
+    changed[:, 3:] = 9.0
+    first, second = (np.asarray(apply(one, behind)) for one in (x, changed))
+    np.testing.assert_array_equal(first[:, :3], second[:, :3])
+    assert (first[0, 3:] != second[0, 3:]).any()
+
+
 def test_attention_can_start_with_what_is_alike():
     """Queries then score tokens by a positive semi-definite product."""
     features, heads = 32, 4

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pixel_bert_jax.models.front_ends import PixelFrontEnd, sample_pixels
-from pixel_bert_jax.models.resnet import Block, ResNet, frozen_patterns
+from pixel_bert_jax.models.resnet import Block, ResNet
 from pixel_bert_jax.ops.image import valid_cells
 from pixel_bert_jax.types import InputError
 
@@ -251,8 +251,8 @@ def test_frozen_stages_keep_their_running_statistics():
 
 
 def test_patterns_of_frozen_stages():
-    assert frozen_patterns(-1) == ()
-    patterns = frozen_patterns(1)
+    assert ResNet.frozen_patterns({"frozen_stages": -1}) == ()
+    patterns = ResNet.frozen_patterns({"frozen_stages": 1})
     paths = [
         "backbone/stem/conv/kernel",
         "backbone/stem_norm/scale",

@@ -15,7 +15,7 @@ from pixel_bert_jax.types import InputError
 from tests import small
 
 D, ANSWERS = 16, 7
-MODEL = {"features": D, "init_std": 0.2}
+MODEL = small.config(model__features=D, model__init_std=0.2).model
 
 
 def view_of(batch):
@@ -24,15 +24,17 @@ def view_of(batch):
 
 
 def bound(objective, text):
+    """Returns the objective's own head, with random parameters."""
     head = objective.head(MODEL, text)
-    shapes = objective.head_inputs(D, text)
-    params = head.init(jax.random.key(1), *(jnp.zeros(s) for s in shapes))
-    return {objective.name: functools.partial(head.apply, params)}
+    pooled = jnp.zeros((1, objective.images * D))
+    params = head.init(jax.random.key(1), pooled)
+    return small.Heads({objective.name: functools.partial(head.apply, params)})
 
 
 def encoded(pairs):
+    """Returns outputs of the transformer of which nothing but [CLS] can be read."""
     pooled = jax.random.normal(jax.random.key(2), (pairs, D))
-    return Encoded(jnp.zeros((pairs, 1, D)), jnp.zeros((pairs, 0, D)), pooled)
+    return Encoded(*[None] * 5, pooled=pooled)
 
 
 def test_answers_are_summed_binary_cross_entropies():
@@ -42,16 +44,16 @@ def test_answers_are_summed_binary_cross_entropies():
     (objective,) = objectives.build({"answers": {"weight": 2.0}})
     heads, view = bound(objective, small.text_spec(ANSWERS)), view_of(batch)
     out = encoded(18)
-    loss, sums = objective.loss(heads, out, view)
+    loss, count, sums, _ = small.loss_of(objective, view, heads, fused=out)
     real = batch["example_mask"].reshape(-1)
     assert 3 < real.sum() < 18
     p = 1 / (1 + np.exp(-np.float64(heads["answers"](out.pooled))[real]))
     s = scores.reshape(18, ANSWERS)[real]
     wanted = -(s * np.log(p) + (1 - s) * np.log(1 - p)).sum()
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
-    assert float(objective.count(view)) == real.sum() == float(sums["answers/loss"][1])
+    assert float(objective.count(view)) == real.sum() == float(count)
     best = s[np.arange(len(s)), p.argmax(1)]
-    np.testing.assert_allclose(sums["answers/score"][0], best.sum(), rtol=1e-6)
+    np.testing.assert_allclose(sums["score"][0], best.sum(), rtol=1e-6)
 
 
 def test_a_model_without_answers_cannot_give_any():
@@ -67,7 +69,7 @@ def test_truth_is_the_cross_entropy_of_both_outputs(hidden):
     (objective,) = objectives.build({"truth": {"weight": 1.0, "hidden": hidden}})
     heads, view = bound(objective, small.text_spec()), view_of(batch)
     out = encoded(20)
-    loss, sums = objective.loss(heads, out, view)
+    loss, count, sums, _ = small.loss_of(objective, view, heads, fused=out)
     # Pairs are ordered (group, image, text).
     pooled = np.asarray(out.pooled).reshape(5, 2, 2, D)
     total = hits = 0.0
@@ -77,7 +79,9 @@ def test_truth_is_the_cross_entropy_of_both_outputs(hidden):
         total -= logits[batch["label"][g, k]] - np.log(np.exp(logits).sum())
         hits += logits.argmax() == batch["label"][g, k]
     np.testing.assert_allclose(loss, total, rtol=1e-5)
-    assert float(sums["truth/accuracy"][0]) == hits
+    assert float(sums["accuracy"][0]) == hits
+    real = batch["example_mask"].sum()
+    assert float(objective.count(view)) == real == float(count)
 
 
 def test_swapped_images_swap_the_halves():
@@ -105,7 +109,7 @@ def test_retrieval_is_the_cross_entropy_against_the_hardest(hardest):
     task = small.task(objectives={"retrieval": fields})
     view = VIEWS["clean"](batch, jax.random.key(0), jnp.zeros(()), task.settings)
     heads, out = bound(objective, small.text_spec()), encoded(6 * 16)
-    loss, sums = objective.loss(heads, out, view)
+    loss, count, sums, _ = small.loss_of(objective, view, heads, fused=out)
     scores = np.float64(heads["retrieval"](out.pooled)).reshape(12, 8)
     total = first = 0.0
     real = batch["example_mask"].reshape(12, 8)[:, 0]
@@ -115,8 +119,8 @@ def test_retrieval_is_the_cross_entropy_against_the_hardest(hardest):
         first += own > max(others)
     assert 0 < first < real.sum() < 12
     np.testing.assert_allclose(loss, total, rtol=1e-5)
-    assert float(objective.count(view)) == real.sum()
-    assert float(sums["retrieval/accuracy"][0]) == first
+    assert float(objective.count(view)) == real.sum() == float(count)
+    assert float(sums["accuracy"][0]) == first
 
 
 def test_only_the_hardest_negatives_have_a_gradient():
@@ -128,7 +132,8 @@ def test_only_the_hardest_negatives_have_a_gradient():
     heads, out = bound(objective, small.text_spec()), encoded(6 * 16)
 
     def loss(pooled):
-        return objective.loss(heads, out.replace(pooled=pooled), view)[0]
+        moved = out.replace(pooled=pooled)
+        return small.loss_of(objective, view, heads, fused=moved).total
 
     touched = np.abs(jax.grad(loss)(out.pooled)).sum(-1).reshape(12, 8) > 0
     real = batch["example_mask"].reshape(12, 8)[:, 0]

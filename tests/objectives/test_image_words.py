@@ -13,7 +13,7 @@ from tests import small
 
 GROUPS, IMAGES, TEXTS, CELLS, FEATURES = 5, 2, 3, 4, 6
 (OBJECTIVE,) = objectives.build({"image_words": {"weight": 0.5}})
-HEAD = OBJECTIVE.head({"dtype": "float32"}, small.text_spec())
+HEAD = OBJECTIVE.head(small.config().model, small.text_spec())
 
 
 @functools.cache
@@ -41,16 +41,14 @@ def parts():
 
 def loss_of(visual, view):
     *_, params, table = parts()
-    heads = {
-        "image_words": functools.partial(HEAD.apply, {"params": params}),
-        "word_embedding": lambda: table,
-    }
-    return OBJECTIVE.loss(heads, visual, view)
+    head = functools.partial(HEAD.apply, {"params": params})
+    heads = small.Heads({"image_words": head}, table)
+    return small.loss_of(OBJECTIVE, view, heads, pixels=visual)
 
 
 def test_loss_is_that_of_a_noisy_or_of_the_pixels():
     visual, view, arrays, params, table = parts()
-    loss, sums = loss_of(visual, view)
+    loss, count, sums, _ = loss_of(visual, view)
     kernel = np.asarray(table, np.float64).T
     bias = np.asarray(params["bias"], np.float64)
     want, words, found = 0.0, 0, 0
@@ -70,8 +68,8 @@ def test_loss_is_that_of_a_noisy_or_of_the_pixels():
     want += small.VOCAB * np.log(2)
     words += len(set(arrays["text_ids"][1][arrays["text_mask"][1]]))
     np.testing.assert_allclose(loss, want, rtol=1e-5)
-    assert [float(x) for x in sums["image_words/recall"]] == [found, words]
-    assert float(OBJECTIVE.count(view)) == 4 == float(sums["image_words/loss"][1])
+    assert [float(x) for x in sums["recall"]] == [found, words]
+    assert float(OBJECTIVE.count(view)) == 4 == float(count)
 
 
 def test_gradient_reaches_every_real_pixel_and_is_finite():
@@ -101,15 +99,15 @@ def test_a_step_adds_the_weighted_mean_and_leaves_the_other_losses():
     def losses(variables, arrays):
         small_arrays = {k: v for k, v in arrays.items() if k != "image"}
         views = task.views(small_arrays, key, step)
-        out = task.losses(variables, arrays, views, key, step, micro=0)
+        out = task.losses(variables, {}, arrays, views, key, step, micro=0)
         old = {k: views[k] for k in ("swapped_masked",)}
-        return out, plain.losses(variables, arrays, old, key, step, micro=0)
+        return out, plain.losses(variables, {}, arrays, old, key, step, micro=0)
 
     variables = task.init(jax.random.key(0))
     new, old = losses(variables, arrays)
-    assert new.losses["image_words"] > 0
-    for name, value in old.losses.items():
-        np.testing.assert_allclose(new.losses[name], value, rtol=1e-6)
+    assert new.totals["image_words"] > 0
+    for name, value in old.totals.items():
+        np.testing.assert_allclose(new.totals[name], value, rtol=1e-6)
 
 
 def test_texts_of_other_images_do_not_count():

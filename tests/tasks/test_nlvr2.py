@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pixel_bert_jax.objectives.truth import joined
-from pixel_bert_jax.tasks.nlvr2 import Nlvr2
+from pixel_bert_jax.tasks import Task, nlvr2
 from tests import small
 
 SQUARE = 48
@@ -17,7 +17,7 @@ TEXTS = 3
 
 @functools.cache
 def task():
-    return Nlvr2(
+    return Task(
         small.config(objectives={"truth": {"weight": 1.0}}, model__sample_pixels=0),
         small.text_spec(),
     )
@@ -50,7 +50,7 @@ def outputs(arrays):
     """Returns the joined [CLS] outputs [K, 2 D] and the log-odds [K]."""
     encoded, _ = task().encode(variables(), arrays)
     both = np.asarray(joined(encoded.pooled, (1, TEXTS)))[0]
-    return both, np.asarray(task().judge(variables(), arrays)["log_odds"])[0]
+    return both, np.asarray(nlvr2.judge(task(), variables(), arrays)["log_odds"])[0]
 
 
 def test_a_landscape_and_a_portrait_are_two_plain_passes():
@@ -64,7 +64,7 @@ def test_a_landscape_and_a_portrait_are_two_plain_passes():
         }
         halves.append(np.asarray(task().encode(variables(), plain)[0].pooled))
     np.testing.assert_allclose(both, np.concatenate(halves, axis=1), atol=1e-5)
-    _, heads = task().bind(variables())
+    heads = task().bind(variables())
     logits = np.asarray(heads["truth"](np.concatenate(halves, axis=1)))
     np.testing.assert_allclose(log_odds, logits[:, 1] - logits[:, 0], atol=1e-5)
     assert np.ptp(log_odds) > 1e-3  # the sentences are told apart

@@ -11,8 +11,8 @@ import pytest
 from configs import pretrain
 from pixel_bert_jax import trees
 from pixel_bert_jax.data.pipeline import Stream
-from pixel_bert_jax.experiment import Experiment, split_batch
-from pixel_bert_jax.ops.image import prepare_images
+from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.train import place
 from pixel_bert_jax.training import train_step
 
 pytestmark = pytest.mark.slow
@@ -52,9 +52,7 @@ def config(real_data, tmp_path_factory, preset, **changes):
 def first_batch(run):
     """Returns the first step's batch, [1, G, ...] with prepared images."""
     with Stream(run.train_plan, run.train_index, stop=1) as stream:
-        item = next(iter(stream))
-    batch = jax.tree.map(jnp.asarray, split_batch(item.batch, 1))
-    return prepare_images(batch, canvas=item.canvas)
+        return place(next(iter(stream)), run)
 
 
 def one_device(config):
@@ -75,9 +73,9 @@ def test_resnet_50_learns_a_batch_at_800_x_1344(real_data, tmp_path_factory):
     state, batch = run.create_state(), first_batch(run)
     assert sorted(batch["image"].shape) == [1, 1, 2, 3, 800, 1344]
     gradients = train_step.build_gradients(
-        run.task, run.optimizer, run.mesh, run.config["sharding"]
+        run.task, run.optimizer, run.mesh, run.config.sharding
     )
-    grads = jax.jit(lambda s, b: gradients(s, b)[0])(state, batch)
+    grads = jax.jit(lambda s, b: gradients(s, b).grads)(state, batch)
     assert float(jnp.abs(grads["backbone/stem/conv/kernel"]).max()) > 0
     losses, began = [], time.monotonic()
     for _ in range(10):
@@ -164,23 +162,23 @@ def test_bfloat16_agrees_with_float32(real_data, tmp_path_factory):
         )
         batch = first_batch(run)
         gradients = train_step.build_gradients(
-            run.task, run.optimizer, run.mesh, run.config["sharding"]
+            run.task, run.optimizer, run.mesh, run.config.sharding
         )
         # The backward pass of JAX's own attention mixes types, which our tests forbid.
         with jax.numpy_dtype_promotion("standard"):
-            grads, sums, _ = jax.jit(gradients)(state, batch)
-        assert all(g.dtype == jnp.float32 for g in grads.values())
+            found = jax.jit(gradients)(state, batch)
+        assert all(g.dtype == jnp.float32 for g in found.grads.values())
         parts = {
             part: np.concatenate(
                 [
                     np.asarray(g, np.float64).ravel()
-                    for path, g in grads.items()
+                    for path, g in found.grads.items()
                     if path.split(trees.SEPARATOR)[0] == part
                 ]
             )
             for part in GROUPS
         }
-        results[dtype] = float(sums["loss"][0]), parts
+        results[dtype] = float(found.metrics["loss"][0]), parts
     (full, exact), (half, rounded) = results["float32"], results["bfloat16"]
     print(f"losses {full:.5f} {half:.5f}")
     assert abs(half - full) <= 0.01 * full

@@ -19,7 +19,7 @@ STEPS = 6
 
 
 def build(params=PARAMS, steps_per_epoch=10, total=100, **changes):
-    fields = small.config(**{f"optim__{k}": v for k, v in changes.items()})["optim"]
+    fields = small.config(**{f"optim__{k}": v for k, v in changes.items()}).optim
     return optim.build(fields, params, steps_per_epoch=steps_per_epoch, total=total)
 
 

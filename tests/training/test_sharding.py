@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from configs import pretrain
 from pixel_bert_jax import dry_run, trees
+from pixel_bert_jax.config import resolve
 from pixel_bert_jax.training import sharding, train_state
 from pixel_bert_jax.types import InputError
 from tests import small
@@ -45,13 +46,14 @@ def test_sizes_that_do_not_fit_the_devices_are_refused(config):
 
 def test_groups_must_divide_over_micro_batches_and_shards():
     mesh = sharding.make_mesh({"data": -1})
-    sharding.check_groups(32, 2, mesh)
+    shards = sharding.data_shards(mesh)
+    sharding.check_groups(32, 2, shards)
     with pytest.raises(InputError, match=r"groups = 40 .* nearest valid: 32, 48$"):
-        sharding.check_groups(40, 2, mesh)
+        sharding.check_groups(40, 2, shards)
     with pytest.raises(InputError, match=r"nearest valid: 16$"):
-        sharding.check_groups(3, 2, mesh)
+        sharding.check_groups(3, 2, shards)
     with pytest.raises(InputError, match=r"nearest valid: 16$"):
-        sharding.check_groups(0, 2, mesh)
+        sharding.check_groups(0, 2, shards)
 
 
 def test_the_largest_dimension_that_divides_is_split():
@@ -158,15 +160,12 @@ PRESETS = {"r50": pretrain, "x152": pretrain}
 
 def outline(name, mesh):
     """Returns a line for each kind of parameter: how many, shape, how it is split."""
-    config = PRESETS[name].get_config(name).to_dict()
+    config = resolve(PRESETS[name].get_config(name))
     devices, changes = MESHES[mesh]
-    sizes = sharding.mesh_sizes(config["mesh"] | changes, devices)
-    task = dry_run.task_of(config)
-    params = jax.eval_shape(task.init, jax.random.key(0))["params"]
-    specs = sharding.parameter_specs(params, sizes, config["sharding"])
-    sharding.check_spread(
-        params, sizes, config["sharding"], config["sharding_tolerance"]
-    )
+    sizes = sharding.mesh_sizes(vars(config.mesh) | changes, devices)
+    params = dry_run.Planned(config).variable_shapes["params"]
+    specs = sharding.parameter_specs(params, sizes, config.sharding)
+    sharding.check_spread(params, sizes, config.sharding, config.sharding_tolerance)
     lines = Counter(
         f"{re.sub('[0-9]+', 'N', path)} {leaf.shape} {dry_run.split_of(specs[path])}"
         for path, leaf in trees.flatten(params).items()

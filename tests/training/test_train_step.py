@@ -105,10 +105,10 @@ def test_frozen_parameters_have_neither_gradient_nor_optimizer_state():
         assert len(entries) == {"frozen": 0, "cnn": 1, "transformer": 2}[group], path
     batch = run.place(small.batch(GROUPS), 2)
     gradients = train_step.build_gradients(
-        run.task, run.optimizer, run.mesh, run.config["sharding"]
+        run.task, run.optimizer, run.mesh, run.config.sharding
     )
-    grads, _, _ = jax.eval_shape(gradients, state, batch)
-    assert set(grads) == trained
+    found = jax.eval_shape(gradients, state, batch)
+    assert set(found.grads) == trained
 
 
 def test_an_update_that_is_not_finite_changes_only_the_step():

@@ -1,0 +1,70 @@
+"""Several evaluators in one run, each with its own split and period."""
+
+import pytest
+
+from pixel_bert_jax.checkpoints.checkpointing import BEST, Checkpoints
+from pixel_bert_jax.evaluate import evaluations
+from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.types import InputError
+from tests import runs
+
+EVALS = {
+    "held": {"type": "probe", "every": "4 steps"},
+    "seen": {"type": "probe", "split": "train", "every": "6 steps"},
+}
+
+
+def test_evaluators_have_splits_and_periods_of_their_own(straight, tmp_path):
+    metric = "seen/scenes/match"
+    fields = {"evals": EVALS, "checkpoint__best_metric": metric}
+    config = runs.FILE + runs.argument(**fields)
+    flags = runs.place(tmp_path, straight.index_dir)
+    outcome = runs.Process(runs.command(*flags, config=config)).finish()
+    assert outcome.code == 0, outcome.output
+    assert outcome.digest == straight.digest  # training knows nothing of them
+    found = {
+        line["step"]: line["evaluation"]
+        for line in runs.log(tmp_path)
+        if "evaluation" in line
+    }
+    names = {step: {name.split("/")[0] for name in x} for step, x in found.items()}
+    assert names == {4: {"held"}, 6: {"seen"}, 8: {"held"}, 12: {"held", "seen"}}
+    # 8 scenes and 48, of two captions each.
+    assert found[12]["held/scenes/texts"] == 16
+    assert found[12]["seen/scenes/texts"] == 96
+    (alone,) = [x for x in straight.lines if x["step"] == 12 and "evaluation" in x]
+    for name, value in alone["evaluation"].items():
+        assert found[12][f"held/{name}"] == value, name
+    checkpoints = Checkpoints(tmp_path, keep=1, metric=metric, read_only=True)
+    best = checkpoints.read_meta(BEST)["figures"]
+    step = max((6, 12), key=lambda step: found[step][metric])
+    assert checkpoints.newest_step(BEST) == step
+    assert best[metric] == pytest.approx(found[step][metric])
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"type": "prob"}, r"evals\.x\.type is 'prob' \(did you mean 'probe'"),
+        ({"split": "trian"}, r"evals\.x\.split is 'trian' \(did you mean 'train'"),
+        ({"grups": 3}, "evals.x.grups"),
+        ({"groups": 0}, r"evals\.x\.groups is 0"),
+        ({"seed": 3}, "evals.x has no field 'seed'"),
+    ],
+)
+def test_an_entry_that_cannot_be_meant(entry, message):
+    config = runs.config(evals={"x": {"type": "probe"} | entry})
+    with pytest.raises(InputError, match=message):
+        evaluations(Experiment(config))
+
+
+@pytest.mark.slow
+def test_a_best_metric_that_does_not_come_ends_the_run(straight, tmp_path):
+    # With `eval.oracle` there would be such a metric.
+    fields = {"checkpoint__best_metric": "scenes/match_oracle", "eval__every": 1}
+    config = runs.FILE + runs.argument(**fields)
+    flags = runs.place(tmp_path, straight.index_dir)
+    outcome = runs.Process(runs.command(*flags, config=config)).finish()
+    assert outcome.code == 2, outcome.output
+    assert "this evaluation gave scenes/texts, scenes/match," in outcome.output
