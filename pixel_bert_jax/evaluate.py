@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.plan import EvaluationPlan
 from pixel_bert_jax.evaluators import EVALUATORS, Evaluator
-from pixel_bert_jax.evaluators.base import Settings, to_host
+from pixel_bert_jax.evaluators.base import Settings, check_complete, marked, to_host
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.processes import hosts
@@ -142,8 +142,8 @@ class Evaluation:
 
     def check(self) -> None:
         """Finds faults of its data and options before anything is compiled."""
+        check_complete(self.kind.needs_all, self.index)
         self.evaluator()
-        _ = self.plan
 
     def gives(self, metric: str) -> bool:
         """Returns whether a metric of that name may be among its own."""
@@ -173,11 +173,16 @@ class Evaluation:
         )
 
     def stream(self) -> Stream:
-        """Opens the stream of its examples."""
+        """Opens the stream of its examples.
+
+        Where all of them are needed a bad image is an error, whatever the policy.
+        """
         data = self.experiment.config.data
         return Stream(
             self.plan,
             self.index,
+            on_bad_image="error" if self.kind.needs_all else data.on_bad_image,
+            bad_image_budget=data.bad_image_budget,
             workers=data.workers,
             prefetch=data.prefetch,
             blank_images=data.blank_images,
@@ -185,8 +190,8 @@ class Evaluation:
 
     def run(
         self, predict: Predictor, variables: Params, workdir: Path | None = None
-    ) -> Iterator[tuple[str, float]]:
-        """Yields (name, value) after evaluating every example of its split once.
+    ) -> dict[str, float]:
+        """Returns the metrics of every example of its split.
 
         Args:
           predict: kept by the caller so that it compiles once.
@@ -195,8 +200,9 @@ class Evaluation:
         """
         evaluator = self.evaluator(workdir)
         with self.stream() as batches:
-            for name, value in evaluator.run(predict, variables, batches, self.index):
-                yield f"{self.prefix}{name}", value
+            found = dict(evaluator.run(predict, variables, batches, self.index))
+            found = marked(found, self.index, batches.missing)
+        return {f"{self.prefix}{name}": value for name, value in found.items()}
 
 
 def evaluations(

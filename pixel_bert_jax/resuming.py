@@ -83,7 +83,7 @@ def create(experiment: Experiment) -> TrainState:
             for o in task.objectives
             for path, (source, function) in o.inherits.items()
         }
-        arrays, report = starting.adopt(
+        arrays, report = starting.from_trained(
             found,
             experiment.config.model,
             experiment.variable_shapes,

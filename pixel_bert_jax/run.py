@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from pixel_bert_jax import evaluate, metrics, resuming, trees
 from pixel_bert_jax.checkpoints import checkpointing
 from pixel_bert_jax.checkpoints.store import check_writable
+from pixel_bert_jax.data.overlap import overlaps
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import Experiment, count_parameters
 from pixel_bert_jax.processes import hosts
@@ -79,6 +80,8 @@ class Run:
         self._evaluations = [one for one in found if one.every]
         for one in self._evaluations:  # faults of held-out data show before training
             one.check()
+            for overlap in overlaps(experiment.train_index, one.index):
+                hosts.say(f"warning: {overlap}")
         if self._evaluations:
             evaluate.check_metric(config.checkpoint.best_metric, self._evaluations)
         check_writable(workdir)
@@ -139,7 +142,23 @@ class Run:
         """Yields the batches that are left, after an evaluation that is still due."""
         if self._late:
             self._evaluate(self.first)
-        yield from self._watchdog.watched(self._stream, "a batch came")
+        yield from self._watchdog.watched(self._read(), "a batch came")
+
+    def _read(self) -> Iterator[Step]:
+        """Yields the stream; where reading fails, what was learned is kept."""
+        try:
+            yield from self._stream
+        except Exception as error:
+            if hosts.several():  # the others do not know of it
+                raise
+            try:
+                self._record()
+                if self._sound:
+                    self._checkpoints.save(self.state, self._meta)
+                    self._checkpoints.wait()
+            except Exception as failed:
+                error.add_note(f"the state was not saved: {failed}")
+            raise
 
     def after_step(self, step: int, sums: Sums) -> None:
         """Does what is due after `step` batches: metrics, checkpoints, evaluations.
@@ -226,7 +245,7 @@ class Run:
         except _Interrupted:
             self._stop(step)  # a relaunch makes up for the evaluation
         metric = self.experiment.config.checkpoint.best_metric
-        if metric not in found and any(
+        if not {metric, f"{metric}@missing"} & found.keys() and any(
             one.due(step) and one.gives(metric) for one in self._evaluations
         ):
             raise InputError(

@@ -67,7 +67,8 @@ def find(
     if where and where != preset_model:
         experiment, found = from_model(config, where, rebuild_index=rebuild_index)
         variables, record = found.variables, found.provenance
-        step, digest = record.get("step", "unknown"), record.get("sha256", "unknown")
+        step, digest = record.get("step"), record.get("sha256", "unknown")
+        step = "unknown" if step is None else step  # of changed variables
     else:
         where = workdir
         experiment, state, _ = from_workdir(

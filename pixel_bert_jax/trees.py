@@ -51,7 +51,7 @@ def match_rules(rules: Rules[Value], paths: Iterable[str]) -> dict[str, Value]:
     A pattern is a regular expression that must match the whole path
     (`re.fullmatch`): ``backbone/.*`` is everything below ``backbone``, ``.*/bias``
     every bias, ``.*`` all that is left. There is no default, so that a renamed or
-    new parameter is noticed instead of being trained at somebody else's rate.
+    new parameter is noticed instead of being trained at an unsuitable rate.
 
     Args:
       rules: ordered ``(pattern, value)`` pairs.
@@ -87,8 +87,8 @@ def match_rules(rules: Rules[Value], paths: Iterable[str]) -> dict[str, Value]:
 def unused_rules(rules: Rules[Any], paths: Iterable[str]) -> tuple[str, ...]:
     """Lists the patterns that decide nothing, in the order of `rules`.
 
-    A rule is unused when it matches no path, or only paths that an earlier rule has
-    taken. Most often it is a misspelt pattern: callers log what comes back.
+    A rule is unused when it matches no path, or only paths that an earlier rule
+    matches as well. Most often its pattern is misspelt.
 
     Raises:
       InputError: a pattern is not a regular expression.
@@ -98,18 +98,6 @@ def unused_rules(rules: Rules[Any], paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(
         pattern for index, (pattern, _) in enumerate(rules) if index not in used
     )
-
-
-def map_rules(rules: Rules[Value], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Replaces every leaf of a nested dict by the value of the rule for its path.
-
-    This is `match_rules` in the shape of the tree itself, as labels for
-    `optax.partition` or a tree of partition specs are wanted.
-
-    Raises:
-      InputError: as `match_rules`.
-    """
-    return unflatten(match_rules(rules, flatten(tree)))
 
 
 def _compile(rules: Rules[Any]) -> list[re.Pattern[str]]:
@@ -133,7 +121,7 @@ def _first_match(compiled: Sequence[re.Pattern[str]], path: str) -> int | None:
 
 
 def whole(x: Any) -> np.ndarray:
-    """Returns an array that may be spread over processes as a host array on each."""
+    """Returns an array, even one spread over processes, as a host array on each."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         if not x.is_fully_replicated:
             return np.asarray(multihost_utils.process_allgather(x, tiled=True))
@@ -142,9 +130,9 @@ def whole(x: Any) -> np.ndarray:
 
 
 def digest(state: Any) -> str:
-    """Returns the SHA-256 of a state: the identity of a checkpoint.
+    """Returns the SHA-256 of a state, which identifies a checkpoint.
 
-    Taken over the leaves sorted by path: path, dtype, shape and little-endian bytes.
+    Hashed are the leaves sorted by path: path, dtype, shape and little-endian bytes.
     """
     total = hashlib.sha256()
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]

@@ -122,20 +122,29 @@ def test_a_caption_of_10_000_characters_is_cut_and_reported(photos, capfd):
     assert ids.shape == (1, 22) and mask.all()
 
 
-def test_truncated_image_stops_the_stream_with_its_name(photos):
+def test_truncated_image(photos):
     photos.truncate(7)
+    check_index_refused(photos, "1 x broken image file", "007.jpg: not a whole JPEG")
+
+
+def test_image_truncated_later_stops_the_stream_with_its_name(photos):
     run = experiment(photos)
+    _ = run.train_index
+    photos.truncate(7)
     with pytest.raises(ImageError) as raised:
         read_epoch(run, photos.root)
     assert "007.jpg" in str(raised.value)
 
 
-def test_truncated_image_is_skipped_counted_and_listed(photos):
-    photos.truncate(7)
+def test_truncated_images_are_skipped_counted_and_listed(photos):
+    photos.truncate(5)
     run = experiment(photos, data__on_bad_image="skip", data__bad_image_budget=0.5)
+    assert [key for _, key, _ in run.train_index.left_out] == ["005.jpg"]
+    photos.truncate(7)  # after it was indexed
     assert read_epoch(run, photos.root) == 1
-    (line,) = (photos.root / resuming.BAD_IMAGES).read_text().splitlines()
-    assert json.loads(line)["key"] == "007.jpg"
+    lines = (photos.root / resuming.BAD_IMAGES).read_text().splitlines()
+    found = [(x["step"] >= 0, x["key"]) for x in map(json.loads, lines)]
+    assert found == [(False, "005.jpg"), (True, "007.jpg")]
 
 
 def read_epoch(run: Experiment, workdir: Path) -> int:
@@ -157,7 +166,6 @@ def test_unknown_policy_for_bad_images(photos):
 def test_exit_code_of_bad_images(photos, policy):
     for n in range(COUNT // 4):
         photos.truncate(n)
-    # Without evaluation, which reads the same photos here and never skips one.
     changes = photos.changes | {"data__on_bad_image": policy, "eval__every": "0 steps"}
     config = runs.FILE + runs.argument(**changes)
     workdir = photos.root / "run"
@@ -165,12 +173,12 @@ def test_exit_code_of_bad_images(photos, policy):
     outcome = process.finish()
     assert "Traceback" not in outcome.output, outcome.output
     if policy == "error":
-        assert outcome.code == 1
-        assert ".jpg" in outcome.output.splitlines()[-1]
+        assert outcome.code == 2
+        assert "12 x broken image file" in outcome.output
     else:
         assert outcome.code == 4
-        assert "data.bad_image_budget" in outcome.output
-        assert (workdir / resuming.BAD_IMAGES).exists()
+        assert "12 of 48 images are missing or broken, more than" in outcome.output
+    assert ".jpg: not a whole JPEG" in outcome.output
 
 
 def test_a_photo_deleted_after_indexing_ends_the_run_with_its_name(photos):
@@ -184,6 +192,40 @@ def test_a_photo_deleted_after_indexing_ends_the_run_with_its_name(photos):
     last = outcome.output.splitlines()[-1]
     assert last.startswith("error: ") and "007.jpg" in last
     assert "Traceback" not in outcome.output
+
+
+def test_a_run_that_stopped_at_a_broken_photo_goes_on_without_it(photos, tmp_path):
+    workdir = tmp_path / "run"
+    changes = photos.changes | {
+        "total": "5 steps",
+        "checkpoint__every": "100 %",
+        "checkpoint__best_metric": "photos/match",
+        "eval__every": "100 %",
+    }
+    run = Experiment(runs.config(**changes))
+    _ = run.corpora.index("evaluate")
+    in_time = {row for n in (0, 1) for row in run.train_plan.batch(n).images.flat}
+    (broken, *_) = (row for row in run.train_plan.batch(2).images.flat if row >= 0)
+    assert broken not in in_time
+    photos.truncate(broken)
+    with pytest.raises(ImageError, match=f"{broken:03d}.jpg"):
+        train.train_and_evaluate(runs.config(**changes), workdir)
+    checkpoints = Checkpoints(workdir, keep=1, read_only=True)
+    assert checkpoints.newest_step() == 2  # of which it had learned
+    checkpoints.close()
+    changes |= {"data__on_bad_image": "skip", "data__bad_image_budget": 0.5}
+    state = train.train_and_evaluate(runs.config(**changes), workdir)
+    assert int(state.step) == 5
+    (line,) = (workdir / resuming.BAD_IMAGES).read_text().splitlines()
+    assert json.loads(line)["step"] == 2
+    checkpoints = Checkpoints(workdir, keep=1, read_only=True)
+    figures = checkpoints.read_meta("best")["figures"]
+    checkpoints.close()
+    assert figures["photos/images_missing"] == 1
+    assert figures["photos/texts_missing"] == 2
+    assert figures["photos/texts@missing"] == 2 * COUNT - 2
+    assert 0 <= figures["photos/match@missing"] <= 1
+    assert "photos/match" not in figures
 
 
 def test_a_figure_that_no_evaluation_gives(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pixel_bert_jax.data import sources, text
-from pixel_bert_jax.data.geometry import parse_canvas, target_size
+from pixel_bert_jax.data.geometry import parse_canvas, target_sizes
 from pixel_bert_jax.data.index import build_or_open
 from pixel_bert_jax.data.pipeline import Stream
 from pixel_bert_jax.data.plan import Corpus, EvaluationPlan
@@ -64,7 +64,8 @@ def check_photo(index, row, pixels, size):
     """Compares with Pillow's resize of the same file and looks at the padding."""
     corpus = index.sources[0]
     photo = Image.open(corpus.path(index.key(row))).convert("RGB")
-    height, width = target_size((photo.height, photo.width), 800, 1333)
+    size_of_photo = np.array((photo.height, photo.width))
+    height, width = target_sizes(size_of_photo, 800, 1333).tolist()
     assert tuple(size) == (height, width)
     wanted = photo.resize((width, height), Image.Resampling.BILINEAR)
     difference = np.abs(pixels[:height, :width] - np.asarray(wanted, np.float32))

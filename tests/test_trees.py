@@ -65,20 +65,3 @@ def test_unused_rules_include_shadowed_ones():
     rules = [(r"backbone/.*", 1), (r"backbone/stem/.*", 2), (r"neck/.*", 3), (".*", 4)]
     assert trees.unused_rules(rules, PATHS) == (r"backbone/stem/.*", r"neck/.*")
     assert trees.unused_rules([(".*", 1)], PATHS) == ()
-
-
-def test_map_rules_has_the_shape_of_the_tree():
-    labels = trees.map_rules([(r"backbone/.*", "sgd"), (r".*", "adamw")], TREE)
-    assert labels == {
-        "backbone": {
-            "stem": {"kernel": "sgd"},
-            "stage_1": {"norm": {"scale": "sgd", "bias": "sgd"}},
-        },
-        "encoder": {"layer_0": {"kernel": "adamw", "bias": "adamw"}},
-    }
-
-
-def test_map_rules_keeps_values_that_are_tuples():
-    assert trees.map_rules([(".*", (None, "model"))], {"a": 1}) == {
-        "a": (None, "model")
-    }

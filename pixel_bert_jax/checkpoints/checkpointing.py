@@ -46,6 +46,8 @@ MAY_CHANGE = (
     "sharding_tolerance",
     "total",
     "watchdog",
+    "data/on_bad_image",  # a run that stopped at a broken photo goes on without it
+    "data/bad_image_budget",
     "data/root",
     "data/index_dir",
     "data/workers",
@@ -104,18 +106,25 @@ class Checkpoints:
         Returns:
           Whether it was saved: not if `checkpoint.best_metric` is not among `metrics`.
         """
-        if self.metric not in metrics:
+        value = self._value(metrics)
+        if value is None:
             return False
-        value = metrics[self.metric]
         step = self.best.newest_step()
         if step is not None:
-            old = self.read_meta(BEST)["figures"][self.metric]
+            old = self._value(self.read_meta(BEST)["figures"])
             better = hosts.agree(self.sign * value > self.sign * old)
             # A step that is retaken after a crash was saved before.
             if not better or step == int(state.step):
                 return False
         self.best.save(state, {**meta, "figures": dict(metrics)})
         return True
+
+    def _value(self, metrics: Mapping[str, float]) -> float | None:
+        """Returns the metric that decides, or that of the images that are there."""
+        for name in (self.metric, f"{self.metric}@missing"):
+            if name in metrics:
+                return metrics[name]
+        return None
 
     def newest_step(self, which: str = LATEST) -> int | None:
         """Returns the step of the newest complete checkpoint, or None.

@@ -1,21 +1,23 @@
-"""What a folder of a checkpoint holds, file by file, so that damage is noticed.
+"""A list of a checkpoint's files with sizes and hashes, so that damage is noticed.
 
-Nothing else would: a flipped bit in an array is read back as another number. The
-manifest is the last file that is written before a folder gets its final name, so a
-folder that is there has one, and is whole if its files are as listed.
+Orbax has no such check: it reads a flipped bit in an array back as another number. The
+manifest is the last file that is written before a folder gets its final name, so every
+folder with a final name has one, and is whole if its files are as listed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
+from pixel_bert_jax.data import durable
+
 FILE = "manifest.json"
-# Orbax completes this record when the folder gets its name; all else in it counts.
+# Orbax fills in this field of its record when the folder gets its final name; the rest
+# of the record is hashed.
 RECORD, COMPLETED = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs"
-SHOWN = 5
+SHOWN = 5  # faults in a message
 
 
 def write(folder: Path) -> None:
@@ -24,19 +26,16 @@ def write(folder: Path) -> None:
     for name, path in _files(folder).items():
         size, digest = _identity(name, path)
         entries[name] = {"bytes": size, "sha256": digest}
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    with (folder / FILE).open("w", encoding="utf-8") as file:
-        json.dump({"files": entries, "sha256": _digest(entries)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+        durable.flush(path)
+    content = {"files": entries, "sha256": _digest(entries)}
+    durable.write(folder / FILE, json.dumps(content, indent=1))
 
 
 def faults(folder: Path) -> list[str]:
     """Reads all files of `folder` and compares them with its manifest.
 
     Returns:
-      What is wrong, the first few faults in words; [] if nothing is.
+      The first few faults in words; [] if there is none.
     """
     try:
         content = json.loads((folder / FILE).read_text("utf-8"))
@@ -72,11 +71,9 @@ def _identity(name: str, path: Path) -> tuple[int, str]:
             record.pop(COMPLETED, None)
             content = json.dumps(record, sort_keys=True).encode()
         except (ValueError, TypeError):
-            pass  # it is damaged, and so another text
+            pass  # it is damaged: the hash of its bytes is another one
         return len(content), hashlib.sha256(content).hexdigest()
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        return size, hashlib.file_digest(file, "sha256").hexdigest()
+    return path.stat().st_size, durable.sha256(path)
 
 
 def _files(folder: Path) -> dict[str, Path]:

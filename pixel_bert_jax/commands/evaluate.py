@@ -46,11 +46,9 @@ def run(
     for one in found:
         one.check()
     predict = Predictor(model.experiment)
-    metrics = {
-        name: value
-        for one in found
-        for name, value in one.run(predict, model.variables, workdir)
-    }
+    metrics: dict[str, float] = {}
+    for one in found:
+        metrics |= one.run(predict, model.variables, workdir)
     if not hosts.first():
         return
     print(model.name)

@@ -81,6 +81,7 @@ def write_predictions(
         raise InputError(
             f"predictions are of one corpus, received {', '.join(index.corpora)}"
         )
+    one.check()
     evaluator = one.evaluator(workdir)
     with one.stream() as batches:
         predict = Predictor(one.experiment)

@@ -4,7 +4,7 @@
     python -m pixel_bert_jax.convert export MODEL --part=text --output=FOLDER
     python -m pixel_bert_jax.convert push MODEL org/name
 
-MODEL is the workdir of a run, of which the best (or newest) checkpoint counts, an
+MODEL is the workdir of a run (its best checkpoint, or else the newest, is used), an
 exported folder, or `org/name@revision` on the Hugging Face hub.
 Exit codes: 0 done, 2 bad input.
 """

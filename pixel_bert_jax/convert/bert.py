@@ -30,25 +30,25 @@ HEAD, BIAS = "cls.predictions.", "cls.predictions.bias"
 NORM_NAMES = (("weight", "bias"), ("gamma", "beta"))  # of layer norms, old files too
 
 
-def _norm(there: str, here: str) -> list[Rule]:
+def _norm(source: str, path: str) -> list[Rule]:
     return [
         rule
         for scale, bias in NORM_NAMES
         for rule in (
-            Rule(f"{there}.{scale}", f"{here}/scale"),
-            Rule(f"{there}.{bias}", f"{here}/bias"),
+            Rule(f"{source}.{scale}", f"{path}/scale"),
+            Rule(f"{source}.{bias}", f"{path}/bias"),
         )
     ]
 
 
-def _dense(there: str, here: str) -> list[Rule]:
+def _dense(source: str, path: str) -> list[Rule]:
     return [
-        Rule(f"{there}.weight", f"{here}/kernel", LINEAR),
-        Rule(f"{there}.bias", f"{here}/bias", VECTOR),
+        Rule(f"{source}.weight", f"{path}/kernel", LINEAR),
+        Rule(f"{source}.bias", f"{path}/bias", VECTOR),
     ]
 
 
-_LAYER, _HERE = "encoder.layer.{n}.", "encoder/layer{n}/"
+_LAYER, _PATH = "encoder.layer.{n}.", "encoder/layer{n}/"
 TABLE = Table(
     name="BERT",
     prefix=PREFIX,
@@ -56,25 +56,25 @@ TABLE = Table(
         Rule("embeddings.word_embeddings.weight", WORD),
         Rule("embeddings.position_embeddings.weight", POSITION),
         *_norm("embeddings.LayerNorm", "text/norm"),
-        *_dense(f"{_LAYER}attention.self.query", f"{_HERE}query"),
-        *_dense(f"{_LAYER}attention.self.key", f"{_HERE}key"),
-        *_dense(f"{_LAYER}attention.self.value", f"{_HERE}value"),
-        *_dense(f"{_LAYER}attention.output.dense", f"{_HERE}attention_out"),
-        *_norm(f"{_LAYER}attention.output.LayerNorm", f"{_HERE}attention_norm"),
-        *_dense(f"{_LAYER}intermediate.dense", f"{_HERE}hidden"),
-        *_dense(f"{_LAYER}output.dense", f"{_HERE}out"),
-        *_norm(f"{_LAYER}output.LayerNorm", f"{_HERE}output_norm"),
+        *_dense(f"{_LAYER}attention.self.query", f"{_PATH}query"),
+        *_dense(f"{_LAYER}attention.self.key", f"{_PATH}key"),
+        *_dense(f"{_LAYER}attention.self.value", f"{_PATH}value"),
+        *_dense(f"{_LAYER}attention.output.dense", f"{_PATH}attention_out"),
+        *_norm(f"{_LAYER}attention.output.LayerNorm", f"{_PATH}attention_norm"),
+        *_dense(f"{_LAYER}intermediate.dense", f"{_PATH}hidden"),
+        *_dense(f"{_LAYER}output.dense", f"{_PATH}out"),
+        *_norm(f"{_LAYER}output.LayerNorm", f"{_PATH}output_norm"),
         *_dense("cls.predictions.transform.dense", "heads/mlm/transform"),
         *_norm("cls.predictions.transform.LayerNorm", "heads/mlm/norm"),
         Rule("cls.predictions.bias", "heads/mlm/bias"),
-        # Of no use here: the pooler, next-sentence prediction, what is tied or fixed.
+        # Not used: the pooler, next-sentence prediction, what is tied or fixed.
         Rule("pooler.dense.weight", ""),
         Rule("pooler.dense.bias", ""),
         Rule("cls.seq_relationship.weight", ""),
         Rule("cls.seq_relationship.bias", ""),
         Rule("embeddings.position_ids", ""),
     ),
-    # Files of the bare encoder have no MLM head; `import_bert` sees that it is whole.
+    # Files of the bare encoder have no MLM head; `import_bert` checks that it is whole.
     optional=(r"heads/mlm/.*",),
     cut=(POSITION,),
 )
@@ -87,8 +87,8 @@ def import_bert(
     """Converts BERT's weights; see `rules.import_weights`.
 
     Raises:
-      InputError: as there, or no segment embedding, or an MLM head whose decoder is not
-        the word embedding.
+      InputError: as `import_weights`; or there is no segment embedding, or the MLM
+        head's decoder is not the word embedding.
     """
     weights = dict(weights)
     prefixed = {name.removeprefix(PREFIX): name for name in weights}
@@ -111,7 +111,7 @@ def import_bert(
     width = arrays[POSITION].shape[1]
     if len(segments.shape) != 2 or not segments.shape[0] or segments.shape[1] != width:
         raise InputError(
-            f"{where}: {SEGMENTS} is {segments.shape}, wanted (2, {width})"
+            f"{where}: {SEGMENTS}: received {segments.shape}, expected (2, {width})"
         )
     arrays[POSITION] = arrays[POSITION] + np.asarray(segments.read()[0], np.float32)
     for path, tensor in tied.items():

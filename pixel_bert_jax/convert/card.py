@@ -9,7 +9,6 @@ from huggingface_hub import EvalResult, ModelCardData
 
 LIBRARY = "pixel_bert_jax"
 TAGS = ["pixel-bert", "vision-language", "image-text", "jax", "flax"]
-# Figures of a corpus are named "corpus/figure".
 TEMPLATE = """---
 {header}
 ---
@@ -29,35 +28,40 @@ a CNN over the whole image and one transformer over its pixels and the words of 
 import pixel_bert_jax
 
 pretrained = pixel_bert_jax.from_pretrained("FOLDER_OR_HUB_ID")
-inputs = pretrained.inputs([open("photo.jpg", "rb").read()], ["a dog on a sofa"])
+inputs = pretrained.inputs("photo.jpg", "a dog on a sofa")
 encoded = pretrained.model.apply(pretrained.variables, **inputs)
 encoded.pooled  # [1, {width}], the output at [CLS]
 ```
 
 The folder can be evaluated and trained further by
 `--config.init.model=FOLDER_OR_HUB_ID` of `python -m pixel_bert_jax.main`.
-{figures}
+{metrics}
 ## Limits
 
-It knows what its training data showed, with their biases; nobody has tested it for any
+It has learned from its training data, with their biases, and was not tested for any
 other use.
+"""
+NOT_MEASURED = """
+## Held-out metrics
+
+Not measured: the variables were changed after the model they are derived from.
 """
 
 
 def text(
     config: Mapping[str, Any], provenance: Mapping[str, Any], parameters: int
 ) -> str:
-    """Returns the card.
+    """Returns the model card in Markdown.
 
     Args:
-      config: of the training run.
-      provenance: of `convert/pretrained.py`.
-      parameters: numbers in the file, running statistics included.
+      config: config of the training run.
+      provenance: record of origin, see `Pretrained`.
+      parameters: number of values in the file, running statistics included.
     """
     title = f"Pixel-BERT {config['preset']}".strip()
     model, data = config["model"], config["data"]
-    cnn = model["backbone"]
-    figures = provenance.get("figures") or {}
+    cnn, origin = model["backbone"], provenance.get("derived_from")
+    metrics = {} if origin else provenance.get("figures") or {}
     results = [
         EvalResult(
             task_type=config["task"]["name"],
@@ -66,7 +70,7 @@ def text(
             metric_type=name.rpartition("/")[2],
             metric_value=round(value, 4),
         )
-        for name, value in figures.items()
+        for name, value in metrics.items()  # "corpus/metric"
         if value is not None
     ]
     header = ModelCardData(
@@ -84,26 +88,36 @@ def text(
         "numbers": f"{parameters:,} in float32",
         "images": f"shorter side {data['short_side']}, longer at most "
         f"{data['long_side']} pixels",
-        "trained on": ", ".join(corpus["name"] for corpus in data["corpora"]),
-        "command": f"`{provenance['command']}`" if provenance.get("command") else "",
-        "step": provenance.get("step", ""),
-        "SHA-256 of the training state": provenance.get("sha256", ""),
-        "SHA-256 of the variables": provenance["variables_sha256"],
     }
+    trained, prefix = (origin, "derived from: ") if origin else (provenance, "")
+    facts |= {prefix + name: value for name, value in _training(trained, data).items()}
+    facts["SHA-256 of the variables"] = provenance["variables_sha256"]
     return TEMPLATE.format(
         header=header.to_yaml().strip(),
         title=title,
-        facts="\n".join(f"| {k} | {v} |" for k, v in facts.items() if v != ""),
+        facts="\n".join(
+            f"| {k} | {v} |" for k, v in facts.items() if v not in ("", None)
+        ),
         width=model["features"],
-        figures=_figures(figures),
+        metrics=NOT_MEASURED if origin else _table(metrics),
     )
 
 
-def _figures(figures: Mapping[str, float]) -> str:
-    if not figures:
+def _training(record: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the rows that tell how a model was trained."""
+    return {
+        "trained on": ", ".join(corpus["name"] for corpus in data["corpora"]),
+        "command": f"`{record['command']}`" if record.get("command") else "",
+        "step": record.get("step"),
+        "SHA-256 of the training state": record.get("sha256"),
+    }
+
+
+def _table(metrics: Mapping[str, float | None]) -> str:
+    if not metrics:
         return ""
-    rows = "\n".join(f"| {n} | {_format(v)} |" for n, v in figures.items())
-    return f"\n## Held-out figures\n\n| figure | value |\n|---|---|\n{rows}\n"
+    rows = "\n".join(f"| {n} | {_format(v)} |" for n, v in metrics.items())
+    return f"\n## Held-out metrics\n\n| metric | value |\n|---|---|\n{rows}\n"
 
 
 def _format(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Files of a model: a path here, or a model on the Hugging Face hub."""
+"""Files of a model: a local path, or a model on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from huggingface_hub.errors import HFValidationError
 from pixel_bert_jax.convert.weights import ENDINGS, INDEX
 from pixel_bert_jax.types import InputError
 
-# What the hub's client raises: an answer or a connection that failed (its
-# HfHubHTTPError is one too), a name that cannot be one, nothing in its cache, a wrong
-# setting.
+# What the hub's client raises: HTTPError for an answer or a connection that failed
+# (HfHubHTTPError is a subclass), HFValidationError for an impossible name, OSError for
+# a file that its cache lacks, RuntimeError for a wrong setting.
 HUB_ERRORS = (HTTPError, HFValidationError, OSError, RuntimeError)
 
 
 def fetch(
     name: str, files: Mapping[str, Sequence[str]], revision: str | None = None
 ) -> Path:
-    """Returns the file or folder that a name stands for; fetches it from the hub.
+    """Returns the local path of a model's files, after a download if necessary.
 
-    `HF_HUB_OFFLINE=1` looks into the hub's cache alone.
+    With `HF_HUB_OFFLINE=1` only the hub's local cache is searched.
 
     Args:
       name: a path, `org/name`, or `org/name@revision`.
-      files: weights -> patterns of what is fetched with them. The first weights that
-        the hub has are taken, so that none are fetched in two formats.
-      revision: branch, tag or commit, instead of one in the name.
+      files: name of the weights -> patterns of the files to fetch with them. The first
+        weights that the hub has are fetched, so that none come in two formats.
+      revision: branch, tag or commit, instead of one in `name`.
 
     Raises:
-      InputError: it is neither on this machine nor to be had from the hub.
+      InputError: there is no such path, and the hub does not provide the model.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -57,5 +57,6 @@ def fetch(
     if problem is None:
         raise InputError(f"{name!r} on the hub has none of {', '.join(files)}")
     raise InputError(
-        f"{name!r} is no file or folder here, and cannot be had from the hub: {problem}"
+        f"{name!r} is no local file or folder, and the hub does not provide it: "
+        f"{problem}"
     ) from problem

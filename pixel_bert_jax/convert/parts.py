@@ -1,4 +1,4 @@
-"""The text half or the CNN of a trained model, as other libraries load it."""
+"""The text half or the CNN of a trained model, in the formats of other libraries."""
 
 from __future__ import annotations
 
@@ -22,12 +22,8 @@ LAYOUTS = ("hugging_face", "torchvision")
 def export_text(pretrained: Pretrained, folder: str | Path) -> None:
     """Writes text embedding, encoder and MLM head as Hugging Face's BERT.
 
-    `transformers.BertForMaskedLM.from_pretrained(folder)` loads it (`BertModel` where
-    there is no MLM head), `AutoTokenizer` its vocabulary.
-
-    Args:
-      pretrained: the model.
-      folder: new or empty.
+    `transformers.BertForMaskedLM.from_pretrained(folder)` loads it (`BertModel` if the
+    model has no MLM head), `AutoTokenizer` loads its vocabulary.
 
     Raises:
       InputError: there are files in the folder.
@@ -45,7 +41,7 @@ def export_text(pretrained: Pretrained, folder: str | Path) -> None:
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": model["init_std"],
         "pad_token_id": pretrained.tokenizer.pad_id,
-        **{there: model[here] for there, here in BERT_FIELDS.items()},
+        **{theirs: model[ours] for theirs, ours in BERT_FIELDS.items()},
         **BERT_FIXED,
     }
     folder = empty_folder(folder)
@@ -54,11 +50,11 @@ def export_text(pretrained: Pretrained, folder: str | Path) -> None:
 
 
 def export_cnn(pretrained: Pretrained, folder: str | Path, layout: str) -> None:
-    """Writes the CNN in the names of another library.
+    """Writes the CNN under the names of another library.
 
     Args:
       pretrained: the model.
-      folder: new or empty.
+      folder: must be new or empty.
       layout: "hugging_face", a folder for `transformers.ResNetModel.from_pretrained`;
         or "torchvision", the state dict of its `ResNet` without `fc`.
 
@@ -80,7 +76,7 @@ def export_cnn(pretrained: Pretrained, folder: str | Path, layout: str) -> None:
     elif inner:  # torchvision has one `width_per_group` for all stages
         wanted["inner"] = inner, tuple(inner[0] * 2**s for s in range(len(widths)))
     wrong = [
-        f"model.backbone.{name} is {found!r}, it has {only!r}"
+        f"model.backbone.{name} is {found!r}, expected {only!r}"
         for name, (found, only) in wanted.items()
         if found != only
     ]
@@ -108,10 +104,10 @@ def export_cnn(pretrained: Pretrained, folder: str | Path, layout: str) -> None:
 def _write(
     folder: Path, config: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """Writes the weights as torch libraries expect them, and the config if any."""
+    """Writes the weights as torch libraries expect them, and the config if given."""
     arrays = dict(arrays)
     for name in list(arrays):
-        if name.endswith("running_mean"):  # a counter beside it, of every batch norm
+        if name.endswith("running_mean"):  # each batch norm has a counter of its steps
             counter = name.replace("running_mean", "num_batches_tracked")
             arrays[counter] = np.zeros((), np.int64)
     if config is not None:

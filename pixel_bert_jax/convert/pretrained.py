@@ -3,8 +3,8 @@
 `model.safetensors` holds every variable under its path ("params/encoder/...",
 "batch_stats/backbone/..."), `config.json` the resolved config and how images are
 normalised, `vocab.txt` and `tokenizer_config.json` the tokenizer, `answers.json` the
-answers if it has some, `provenance.json` where the model comes from, and `README.md` is
-its model card.
+answers of a model that has them, `provenance.json` the record of the model's origin,
+and `README.md` is its model card.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pixel_bert_jax import trees
 from pixel_bert_jax.config import resolve
 from pixel_bert_jax.convert import card
 from pixel_bert_jax.convert.hub import HUB_ERRORS, fetch
+from pixel_bert_jax.convert.photos import to_pixels
 from pixel_bert_jax.data import geometry, images
 from pixel_bert_jax.data.text import (
     CONFIG_FILE,
@@ -44,14 +45,14 @@ from pixel_bert_jax.types import InputError, Params
 WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
 CARD, ANSWERS = "README.md", "answers.json"
 FILES = (WEIGHTS, CONFIG, PROVENANCE, VOCABULARY_FILE, CONFIG_FILE, ANSWERS)
-# What `ops/image.py` does to pixels, for whoever reads config.json.
+# What `ops/image.py` does to pixels, for other readers of config.json.
 IMAGE_FIELD = "image"
 IMAGE = {
     "channels": "RGB",
     "mean": list(image.RGB_MEAN),
     "std": list(image.RGB_STD),
 }
-CHECKSUM = "variables_sha256"
+CHECKSUM, ORIGIN = "variables_sha256", "derived_from"  # fields of the provenance
 SHOWN = 5  # offending paths in a message
 
 
@@ -63,10 +64,13 @@ class Pretrained:
       model: the Flax module; `model.apply(variables, **inputs(photos, texts))` runs
         text and all pixels through the transformer, see `PixelBert`.
       variables: {"params", "batch_stats"}, numpy float32; the parameters of the heads
-        lie under params/heads.
-      tokenizer: of its texts.
-      config: of the training run, as a plain dict.
-      provenance: plain values: step, SHA-256 of the state, seed, command, figures.
+        are under params/heads.
+      tokenizer: turns texts into token ids.
+      config: config of the training run, as a plain dict.
+      provenance: plain values: `step`, `sha256` of the training state, `seed`,
+        `command`, `figures` {name: value} measured on held-out data, and
+        `variables_sha256`, the variables that all this is about. Other variables are
+        saved as derived from these, see `save_pretrained`.
       answers: the classes of a model that answers questions.
     """
 
@@ -86,34 +90,41 @@ class Pretrained:
         provenance: Mapping[str, Any],
         answers: AnswerVocabulary | None = None,
     ) -> Pretrained:
-        """Makes the module that a config describes."""
+        """Makes the module that a config describes, and records the variables' hash."""
         model = PixelBert(resolve(config).model, tokenizer.vocab_size)
-        return cls(model, variables, tokenizer, dict(config), dict(provenance), answers)
+        record = dict(provenance)
+        if CHECKSUM not in record:
+            record[CHECKSUM] = digest(variables)
+        return cls(model, variables, tokenizer, dict(config), record, answers)
 
-    def inputs(
-        self, photos: Sequence[bytes | np.ndarray], texts: Sequence[str]
-    ) -> dict[str, Array]:
+    def inputs(self, photos: Any, texts: str | Sequence[str]) -> dict[str, Array]:
         """Makes the model's inputs of n photos, each with its text.
 
         Args:
-          photos: n encoded files, or pixels uint8 RGB [h, w, 3].
-          texts: n strings.
+          photos: a photo or a sequence of n: paths or bytes of image files, PIL images,
+            or arrays of uint8 or of floats in [0, 1]; see `photos.to_pixels`.
+          texts: a text or a sequence of n.
 
         Returns:
           image [n, 1, H, W, 3], image_size [n, 1, 2], text_ids [n, 1, L] and
           text_mask [n, 1, L].
 
         Raises:
-          InputError: other numbers of photos and texts, or a text that is too long.
-          ImageError: a photo cannot be decoded; see `data/images.py`.
+          InputError: the numbers of photos and texts differ or are 0, or a text is too
+            long.
+          ImageError: a photo that cannot be used; the text says which and why.
         """
         data = resolve(self.config).data
         length = data.max_text_length
-        if len(photos) != len(texts) or not texts:
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        pixels = to_pixels(photos)
+        if len(pixels) != len(texts) or not texts:
             raise InputError(
                 f"expected as many texts as photos and at least one, received "
-                f"{len(photos)} photos and {len(texts)} texts"
+                f"{len(pixels)} photos and {len(texts)} texts"
             )
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise InputError(f"expected texts, received {type(wrong[0]).__name__}")
         rows, cut = self.tokenizer.encode(texts, length)
         if cut:
             raise InputError(
@@ -124,7 +135,6 @@ class Pretrained:
         mask = np.zeros(ids.shape, bool)
         for n, row in enumerate(rows):
             ids[n, 0, : len(row)], mask[n, 0, : len(row)] = row, True
-        pixels = [images.decode(photo) for photo in photos]
         sizes = np.array([[p.shape[:2] for p in pixels]])  # [1, n, 2]
         sides = data.source_canvases
         side = sides[int(geometry.choose_source(sizes, sides)[0])]
@@ -133,7 +143,7 @@ class Pretrained:
             images.lay(one, source[n, 0])
         short, long = data.short_side, data.long_side
         targets = geometry.target_sizes(sizes, short, long)
-        # A square holds wide and tall photos together.
+        # The last canvas is a square, which holds wide and tall photos together.
         canvases = [geometry.parse_canvas(c) for c in data.canvases]
         canvases.append((long, long))
         canvas = canvases[int(geometry.choose_canvas(targets, canvases)[0])]
@@ -149,6 +159,12 @@ class Pretrained:
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the files named at the top of this module into a new or empty folder.
 
+        Variables that are not those of the record, e.g. after further training
+        (`dataclasses.replace(pretrained, variables=...)`), are saved as derived from
+        that model: they have a hash of their own, no step and no measured figures, and
+        the record goes to `derived_from`. To save a record of your own instead, replace
+        `provenance` as well, without `variables_sha256`.
+
         Raises:
           InputError: there are files in the folder.
         """
@@ -157,7 +173,7 @@ class Pretrained:
             path: np.asarray(jax.device_get(leaf))
             for path, leaf in trees.flatten(self.variables).items()
         }
-        record = {**self.provenance, CHECKSUM: digest(self.variables)}
+        record = _record(self.provenance, digest(self.variables))
         self.tokenizer.save(folder)
         for name, content in (
             (CONFIG, {**self.config, IMAGE_FIELD: IMAGE}),
@@ -181,16 +197,17 @@ class Pretrained:
     ) -> str:
         """Uploads the model's folder to the Hugging Face hub in one commit.
 
-        A model card that is there already stays as it is.
+        A model card that the repository already has is not replaced.
 
         Args:
-          repository: `org/name`; made if it does not exist.
-          private: of a new repository; None is the organisation's default.
+          repository: `org/name`; created if it does not exist.
+          private: whether a new repository is private; None is the organisation's
+            default.
           revision: branch; None is the main one.
-          token: instead of the one that `hf auth login` stored.
+          token: access token, instead of the one that `hf auth login` stored.
 
         Returns:
-          The address of the commit.
+          The URL of the commit.
 
         Raises:
           InputError: the hub refuses, or cannot be reached.
@@ -227,12 +244,12 @@ def from_pretrained(
       revision: branch, tag or commit of the hub.
 
     Raises:
-      InputError: a file is missing or damaged, the variables are of another
-        architecture than the config, or the hub does not have the model.
+      InputError: a file is missing or damaged, the variables do not have the shapes
+        that the config implies, or the hub does not have the model.
     """
     folder = fetch(str(folder_or_hub_id), {WEIGHTS: FILES}, revision)
     found = _read(folder)
-    # Which heads there are is the task's affair.
+    # The module has no heads; a task adds and checks them.
     core = {n: x for n, x in found.variables["params"].items() if n != "heads"}
     shapes = jax.eval_shape(found.model.init, jax.random.key(0), **_example())
     check_fits(found.variables | {"params": core}, shapes, str(folder))
@@ -240,10 +257,10 @@ def from_pretrained(
 
 
 def empty_folder(name: str | Path) -> Path:
-    """Makes a folder if it is new.
+    """Creates a folder, or takes one that is empty.
 
     Raises:
-      InputError: there are files in it, which could be mistaken for the new ones.
+      InputError: it holds files, which could be mistaken for the new ones.
     """
     folder = Path(name).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -253,19 +270,17 @@ def empty_folder(name: str | Path) -> Path:
 
 
 def check_fits(variables: Params, target: Params, where: str) -> None:
-    """Refuses variables of another architecture.
+    """Raises InputError unless the variables have the shapes of a model.
 
     Args:
       variables: nested arrays, as loaded.
-      target: nested shapes of the model that they are for.
-      where: names the origin in the message.
-
-    Raises:
-      InputError: with the first offending paths and both shapes.
+      target: nested shapes of the model.
+      where: names the origin of the variables in the message, which lists the first
+        paths that differ, with both shapes.
     """
     have, want = trees.flatten(variables), trees.flatten(target)
     wrong = [
-        f"{path}: there {_shape(have.get(path))}, wanted {_shape(want.get(path))}"
+        f"{path}: received {_shape(have.get(path))}, expected {_shape(want.get(path))}"
         for path in sorted(have.keys() | want.keys())
         if _shape(have.get(path)) != _shape(want.get(path))
     ]
@@ -293,8 +308,8 @@ def _read(folder: Path) -> Pretrained:
     normalised = config.pop(IMAGE_FIELD, IMAGE)
     if normalised != IMAGE:
         raise InputError(
-            f"{folder / CONFIG}: images were normalised by {normalised}, here they "
-            f"are by {IMAGE}"
+            f"{folder / CONFIG}: this version normalises images by {IMAGE}, the model "
+            f"expects {normalised}"
         )
     try:
         tree = trees.unflatten(load_file(folder / WEIGHTS))
@@ -302,7 +317,7 @@ def _read(folder: Path) -> Pretrained:
         raise InputError(f"{folder / WEIGHTS} is damaged: {error}") from error
     variables = {"params": {}, "batch_stats": {}} | tree
     checksum = digest(variables)
-    if provenance.get(CHECKSUM, checksum) != checksum:
+    if provenance.setdefault(CHECKSUM, checksum) != checksum:
         raise InputError(
             f"{folder / WEIGHTS} is damaged: its variables have the SHA-256 "
             f"{checksum}, {PROVENANCE} says {provenance[CHECKSUM]}"
@@ -313,8 +328,21 @@ def _read(folder: Path) -> Pretrained:
     return Pretrained.of(variables, config, load_tokenizer(folder), provenance, answers)
 
 
-def _shape(leaf: Any) -> tuple[int, ...] | None:
-    return None if leaf is None else tuple(leaf.shape)
+def _record(provenance: Mapping[str, Any], checksum: str) -> dict[str, Any]:
+    """Returns the provenance of variables whose SHA-256 is `checksum`."""
+    if provenance.get(CHECKSUM, checksum) == checksum:
+        return {**provenance, CHECKSUM: checksum}
+    return {
+        "step": None,
+        "sha256": checksum,
+        "figures": dict.fromkeys(provenance.get("figures") or {}),  # not measured
+        CHECKSUM: checksum,
+        ORIGIN: dict(provenance),
+    }
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | str:
+    return "nothing" if leaf is None else tuple(leaf.shape)
 
 
 def _example() -> dict[str, np.ndarray]:

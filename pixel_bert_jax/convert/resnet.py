@@ -1,8 +1,8 @@
 """Published weights of ResNet and ResNeXt: torchvision, Hugging Face, Detectron.
 
-Bottlenecks have their stride in the 3x3 convolution here and there; Detectron's ResNets
-without groups have it in the 1x1 convolution and are refused, and so are Hugging Face's
-with `downsample_in_bottleneck` (`starting.py` reads their config).
+Our bottlenecks have their stride in the 3x3 convolution. Detectron's ResNets without
+groups have it in the 1x1 convolution and are refused, and so are Hugging Face's with
+`downsample_in_bottleneck` (`starting.py` reads their config).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ STEM = "params/backbone/stem/conv/kernel"
 PARTS = r"(params|batch_stats)/backbone/.*"
 
 
-def _norm(there: str, here: str) -> list[Rule]:
+def _norm(source: str, path: str) -> list[Rule]:
     return [
-        Rule(f"{there}.weight", f"params/backbone/{here}/scale"),
-        Rule(f"{there}.bias", f"params/backbone/{here}/bias"),
-        Rule(f"{there}.running_mean", f"batch_stats/backbone/{here}/mean"),
-        Rule(f"{there}.running_var", f"batch_stats/backbone/{here}/var"),
-        Rule(f"{there}.num_batches_tracked", ""),
+        Rule(f"{source}.weight", f"params/backbone/{path}/scale"),
+        Rule(f"{source}.bias", f"params/backbone/{path}/bias"),
+        Rule(f"{source}.running_mean", f"batch_stats/backbone/{path}/mean"),
+        Rule(f"{source}.running_var", f"batch_stats/backbone/{path}/var"),
+        Rule(f"{source}.num_batches_tracked", ""),
     ]
 
 
-def _conv(there: str, here: str) -> Rule:
-    return Rule(there, f"params/backbone/{here}/conv/kernel", CONV)
+def _conv(source: str, path: str) -> Rule:
+    return Rule(source, f"params/backbone/{path}/conv/kernel", CONV)
 
 
 _BLOCK = "stage{s}_block{b}"
@@ -58,27 +58,27 @@ TORCHVISION = Table(
     ),
 )
 
-_LAYER, _HERE = "encoder.stages.{s}.layers.{b}.", "stage{s+1}_block{b}/"
+_LAYER, _PATH = "encoder.stages.{s}.layers.{b}.", "stage{s+1}_block{b}/"
 HUGGING_FACE = Table(
     name="Hugging Face's ResNet",
     prefix="resnet.",
     rules=(
         _conv("embedder.embedder.convolution.weight", "stem"),
         *_norm("embedder.embedder.normalization", "stem_norm"),
-        _conv(f"{_LAYER}layer.{{k}}.convolution.weight", _HERE + "conv{k+1}"),
-        *_norm(f"{_LAYER}layer.{{k}}.normalization", _HERE + "norm{k+1}"),
-        _conv(f"{_LAYER}shortcut.convolution.weight", _HERE + "shortcut"),
-        *_norm(f"{_LAYER}shortcut.normalization", _HERE + "shortcut_norm"),
+        _conv(f"{_LAYER}layer.{{k}}.convolution.weight", _PATH + "conv{k+1}"),
+        *_norm(f"{_LAYER}layer.{{k}}.normalization", _PATH + "norm{k+1}"),
+        _conv(f"{_LAYER}shortcut.convolution.weight", _PATH + "shortcut"),
+        *_norm(f"{_LAYER}shortcut.normalization", _PATH + "shortcut_norm"),
         Rule("classifier.1.weight", ""),
         Rule("classifier.1.bias", ""),
     ),
 )
 
 
-def _affine(there: str, here: str) -> list[Rule]:
+def _affine(source: str, path: str) -> list[Rule]:
     return [
-        Rule(f"{there}_s", f"params/backbone/{here}/scale"),
-        Rule(f"{there}_b", f"params/backbone/{here}/bias"),
+        Rule(f"{source}_s", f"params/backbone/{path}/scale"),
+        Rule(f"{source}_b", f"params/backbone/{path}/bias"),
     ]
 
 
@@ -102,10 +102,11 @@ DETECTRON = Table(
         Rule("fc1000_w", ""),
         Rule("fc1000_b", ""),
     ),
-    # Its norms are affine maps: the statistics that make them so are filled in.
+    # Its norms are affine maps; `_from_detectron` fills in statistics that have no
+    # effect.
     optional=(r"batch_stats/.*",),
 )
-# A name that only files of this kind have -> its table.
+# A name that only one kind of file has -> the table of that kind.
 KINDS = {
     "conv1_w": DETECTRON,
     "conv1.weight": TORCHVISION,
@@ -124,24 +125,24 @@ def import_resnet(
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Converts a CNN's weights of any of the three kinds; see `rules.import_weights`.
 
-    Detectron's stem reads BGR, so its channels are turned round; mean and standard
+    Detectron's stem reads BGR, so its channels are reversed; mean and standard
     deviation of its ResNeXt models are ImageNet's, those of `ops/image.py`.
 
     Args:
-      weights: of `open_weights`.
-      target: {path: shape} of the CNN's parameters and running statistics.
+      weights: source name -> tensor, see `open_weights`.
+      target: our path -> shape, of the CNN's parameters and running statistics.
       where: names the file in messages.
       groups: config.model.backbone.groups.
       norm: config.model.norm.
 
     Raises:
-      InputError: as there, of none of the kinds, or Detectron's where its affine maps
-        would be taken for batch norms.
+      InputError: as `import_weights`; or the file is of none of the kinds, or it is
+        Detectron's and this model would train its affine maps as batch norms.
     """
     table = next((t for name, t in KINDS.items() if name in weights), None)
     if table is None:
         raise InputError(
-            f"{where}: no ResNet that is known here; expected one of the tensors "
+            f"{where}: not a known kind of ResNet; expected one of the tensors "
             f"{', '.join(KINDS)}"
         )
     if table is DETECTRON and groups == 1:

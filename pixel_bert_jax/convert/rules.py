@@ -1,8 +1,7 @@
-"""Names and layouts of other frameworks' weights, as tables that are read both ways.
+"""Tables between other frameworks' weights and our parameters, read both ways.
 
-A rule pairs a name there with a path here. `{n}` stands for a number, the same in both;
-`{n+1}` for one more, where there counts from 0 and here from 1. A layout says how the
-axes are ordered.
+A rule pairs a source name, that of a tensor in the file, with one of our parameter
+paths, and says how the tensor's axes are ordered in the source.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,68 +18,77 @@ from pixel_bert_jax.convert.weights import Tensor
 from pixel_bert_jax.types import InputError
 
 SHOWN = 5  # offending names in a message
-ROWS = 32  # that are transposed at a time
+ROWS = 32  # transposed at a time
 _NUMBER = re.compile(r"\{(\w)(\+1)?\}")
 
 
 class Layout(NamedTuple):
-    """How the axes of an array there are ordered, seen from an array here.
+    """The order of a source array's axes, as a function of our array.
 
     Attributes:
-      merged: maps the shape here to the one with head axes merged.
-      axes: of that shape, in the order there.
+      merged: maps our shape to the same with the axes of attention heads merged.
+      axes: axes of the merged shape in the order of the source; None: the same order.
     """
 
     merged: Callable[[tuple[int, ...]], tuple[int, ...]]
     axes: tuple[int, ...] | None = None
 
-    def shape_there(self, here: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape there of an array of shape `here`."""
-        shape = self.merged(here)
-        return shape if self.axes is None else tuple(shape[a] for a in self.axes)
+    def source_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the source's shape for our `shape`."""
+        merged = self.merged(shape)
+        return merged if self.axes is None else tuple(merged[a] for a in self.axes)
 
-    def import_(self, x: np.ndarray, here: tuple[int, ...]) -> np.ndarray:
-        """Returns an array from there as a new float32 array in the layout here."""
+    def from_source(self, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns a source array as float32 of our `shape`."""
         if self.axes is None:
-            return np.asarray(x, np.float32).reshape(here)
-        # torch's first axis, outputs, is the last one here in every layout.
+            return np.asarray(x, np.float32).reshape(shape)
+        # torch's first axis, the outputs, is our last one in every layout.
         x = _first_axis_last(x)
         order = (np.argsort(self.axes) - 1) % len(self.axes)
-        return np.ascontiguousarray(x.transpose(order)).reshape(here)
+        return np.ascontiguousarray(x.transpose(order)).reshape(shape)
 
-    def export(self, x: np.ndarray) -> np.ndarray:
-        """Returns an array from here in the layout there."""
+    def to_source(self, x: np.ndarray) -> np.ndarray:
+        """Returns our array in the source's order."""
         x = x.reshape(self.merged(x.shape))
         return np.ascontiguousarray(x if self.axes is None else x.transpose(self.axes))
 
 
 SAME = Layout(lambda shape: shape)
-# A bias, here perhaps [N, D / N].
+# A bias [D]; ours may be [N, D / N].
 VECTOR = Layout(lambda shape: (math.prod(shape),))
-# torch's Linear [out, in]; here [in, out] or [in, N, out / N].
+# torch's Linear [out, in]; ours is [in, out] or [in, N, out / N].
 LINEAR = Layout(lambda shape: (shape[0], math.prod(shape[1:])), (1, 0))
-# torch's Conv2d [out, in, h, w]; here [h, w, in, out].
+# torch's Conv2d [out, in, h, w]; ours is [h, w, in, out].
 CONV = Layout(lambda shape: shape, (3, 2, 0, 1))
 
 
 class Rule(NamedTuple):
-    """A name there, a path here ("" = of no use here), and the layout there."""
+    """Pairs the name of a tensor in the source with our path.
 
-    there: str
-    here: str
+    In both, `{n}` stands for a number, the same one, and `{n+1}` for one more, where
+    one side counts from 0 and the other from 1.
+
+    Attributes:
+      source: name in the source.
+      path: our path; "" if we have no use for the tensor.
+      layout: order of the source's axes.
+    """
+
+    source: str
+    path: str
     layout: Layout = SAME
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All names that a kind of file may have.
+    """All names that one kind of file may have.
 
     Attributes:
       name: of the kind, for messages.
-      prefix: that all names may begin with, or not.
-      rules: ordered; the first that fits a name counts.
-      optional: patterns of paths here that such a file may lack.
-      cut: paths whose first axis may be longer there.
+      prefix: begins all names of some files and none of others.
+      rules: ordered; the first one that matches a name decides.
+      optional: patterns of our paths that such a file may lack.
+      cut: our paths whose first axis may be longer in the source.
     """
 
     name: str
@@ -89,30 +97,32 @@ class Table:
     optional: Sequence[str] = ()
     cut: Sequence[str] = ()
 
-    def here(self, name: str) -> tuple[str, Layout] | None:
-        """Returns the path and layout of a name there, None if it is unknown."""
-        name = name.removeprefix(self.prefix)
+    def path_of(self, source: str) -> tuple[str, Layout] | None:
+        """Returns our path for a source name, and the layout; None if unknown."""
+        source = source.removeprefix(self.prefix)
         for rule in self.rules:
-            if path := _translate(name, rule.there, rule.here):
-                return path.pop(), rule.layout
+            path = _translate(source, rule.source, rule.path)
+            if path is not None:
+                return path, rule.layout
         return None
 
-    def there(self, path: str) -> tuple[str, Layout] | None:
-        """Returns the name and layout of a path here, None if there is none."""
+    def source_of(self, path: str) -> tuple[str, Layout] | None:
+        """Returns the source name for our path, and the layout; None if unknown."""
         for rule in self.rules:
-            if rule.here and (name := _translate(path, rule.here, rule.there)):
-                return name.pop(), rule.layout
+            source = _translate(path, rule.path, rule.source) if rule.path else None
+            if source is not None:
+                return source, rule.layout
         return None
 
 
 class Report(NamedTuple):
-    """What became of the tensors of a file and of the paths that it could fill.
+    """What became of the tensors of a file and of the parameters that it could fill.
 
     Attributes:
-      loaded: path here -> name there.
-      reshaped: paths whose table was cut to the rows that are needed here.
-      unused: names there that are of no use here.
-      missing: paths that the file has nothing for and that start anew.
+      loaded: our path -> source name.
+      reshaped: our paths whose table was cut to the rows that the model has.
+      unused: source names that we have no use for.
+      missing: our paths that the file has nothing for; they keep their initial values.
     """
 
     loaded: dict[str, str]
@@ -137,53 +147,35 @@ def import_weights(
     target: Mapping[str, tuple[int, ...]],
     where: str,
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Converts a file's tensors; nothing is returned unless all of it fits.
+    """Converts the tensors of a file; returns nothing unless all of them fit.
 
     Args:
-      weights: of `open_weights`.
-      table: of the kind of file.
-      target: {path: shape} of all that such a file could fill.
+      weights: source name -> tensor, see `open_weights`.
+      table: names of this kind of file.
+      target: our path -> shape, of all that such a file could fill.
       where: names the file in messages.
 
     Returns:
-      {path: float32 array} and what became of everything.
+      {our path: float32 array}, and what became of everything.
 
     Raises:
-      InputError: names that the table does not know, parts that the model does not
-        have or that the file lacks, or other shapes; names the first and both shapes.
+      InputError: names that the table does not know, tensors that the model has no
+        place for, parameters that the file lacks, or other shapes. The text lists the
+        first of them with both shapes.
     """
-    found: dict[str, tuple[str, Layout]] = {}
-    unknown, unused, faults, reshaped = [], [], [], []
-    for name, tensor in weights.items():
-        match = table.here(name)
-        if match is None:
-            unknown.append(name)
-            continue
-        path, layout = match
-        if not path:
-            unused.append(name)
-        elif path in found:
-            faults.append(f"{name} and {found[path][0]} are both {path}")
-        elif path not in target:
-            faults.append(f"{name} {tensor.shape} has no place: no {path} in the model")
-        else:
-            found[path] = name, layout
-            wanted = layout.shape_there(target[path])
-            longer = (
-                path in table.cut
-                and tensor.shape[1:] == wanted[1:]
-                and tensor.shape[:1] > wanted[:1]
+    pairs, unused, faults = _pair(weights, table, target)
+    reshaped = []
+    for path, (name, layout) in pairs.items():
+        shape, wanted = weights[name].shape, layout.source_shape(target[path])
+        longer = shape[1:] == wanted[1:] and shape[:1] > wanted[:1]
+        if longer and path in table.cut:
+            reshaped.append(path)
+        elif shape != wanted:
+            faults.append(
+                f"{name}: received {shape}, expected {wanted} for {path} {target[path]}"
             )
-            if longer:
-                reshaped.append(path)
-            elif tensor.shape != wanted:
-                faults.append(
-                    f"{name}: there {tensor.shape}, wanted {wanted} for {path} "
-                    f"{target[path]}"
-                )
-    absent = [path for path in target if path not in found]
+    absent = [path for path in target if path not in pairs]
     missing = [p for p in absent if any(re.fullmatch(o, p) for o in table.optional)]
-    faults += [f"{n}: not a name of {table.name}" for n in unknown]
     faults += [
         f"nothing for {path} {target[path]}" for path in absent if path not in missing
     ]
@@ -193,24 +185,47 @@ def import_weights(
             f"differences:\n  " + "\n  ".join(faults[:SHOWN])
         )
     out = {}
-    for path, (name, layout) in found.items():
-        array = np.asarray(weights[name].read())
+    for path, (name, layout) in pairs.items():
+        array = weights[name].read()
         if path in reshaped:
             array = array[: target[path][0]]
-        out[path] = layout.import_(array, target[path])
-    loaded = {path: name for path, (name, _) in found.items()}
+        out[path] = layout.from_source(array, target[path])
+    loaded = {path: name for path, (name, _) in pairs.items()}
     return out, Report(loaded, reshaped, unused, missing)
+
+
+def _pair(
+    weights: Mapping[str, Tensor], table: Table, target: Mapping[str, Any]
+) -> tuple[dict[str, tuple[str, Layout]], list[str], list[str]]:
+    """Returns {our path: (source name, layout)}, unused source names, and faults."""
+    pairs: dict[str, tuple[str, Layout]] = {}
+    unused, faults, unknown = [], [], []
+    for name, tensor in weights.items():
+        match = table.path_of(name)
+        if match is None:
+            unknown.append(f"{name}: not a name of {table.name}")
+            continue
+        path, layout = match
+        if not path:
+            unused.append(name)
+        elif path in pairs:
+            faults.append(f"{name} and {pairs[path][0]} are both {path}")
+        elif path not in target:
+            faults.append(f"{name} {tensor.shape} has no place: no {path} in the model")
+        else:
+            pairs[path] = name, layout
+    return pairs, unused, faults + unknown
 
 
 def export_weights(
     arrays: Mapping[str, np.ndarray], table: Table
 ) -> dict[str, np.ndarray]:
-    """Returns {name there: array there} of all paths that the table knows."""
+    """Returns {source name: source array} of all our paths that the table knows."""
     out = {}
     for path, array in arrays.items():
-        if match := table.there(path):
+        if match := table.source_of(path):
             name, layout = match
-            out[table.prefix + name] = layout.export(np.asarray(array))
+            out[table.prefix + name] = layout.to_source(np.asarray(array))
     return out
 
 
@@ -223,7 +238,7 @@ def shorten(names: Sequence[str]) -> str:
 def _first_axis_last(x: np.ndarray) -> np.ndarray:
     """Maps [A, ...] to a new float32 array [..., A].
 
-    Some rows at a time, which stay in the processor's cache: three times as fast as
+    A few rows at a time, which stay in the processor's cache: three times as fast as
     copying the transposed array at once.
     """
     flat = x.reshape(len(x), -1)
@@ -233,11 +248,8 @@ def _first_axis_last(x: np.ndarray) -> np.ndarray:
     return out.reshape(*x.shape[1:], len(x))
 
 
-def _translate(name: str, pattern: str, template: str) -> list[str] | None:
-    """Returns [the template with the name's numbers], None if the name is another.
-
-    A list, because the result may be empty text.
-    """
+def _translate(name: str, pattern: str, template: str) -> str | None:
+    """Returns the template with the numbers of `name`, None if that does not match."""
     parts, offsets = ["^"], {}
     position = 0
     for match in _NUMBER.finditer(pattern):
@@ -254,4 +266,4 @@ def _translate(name: str, pattern: str, template: str) -> list[str] | None:
         value = int(found[match[1]]) - offsets[match[1]]
         return str(value + bool(match[2]))
 
-    return [_NUMBER.sub(number, template)]
+    return _NUMBER.sub(number, template)

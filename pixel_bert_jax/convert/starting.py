@@ -24,7 +24,7 @@ from pixel_bert_jax.data.text import VOCABULARY_FILE, load_tokenizer
 from pixel_bert_jax.types import InputError, Params
 
 CONFIG = "config.json"
-# Field of BERT's config.json -> field of config.model, and values that are built in.
+# Field of BERT's config.json -> field of config.model; and the values it must have.
 BERT_FIELDS = {
     "hidden_size": "features",
     "num_hidden_layers": "layers",
@@ -36,14 +36,16 @@ BERT_FIXED = {
     "layer_norm_eps": 1e-12,
     "position_embedding_type": "absolute",
 }
-# Fields of config.model that a trained model shares with what goes on from it.
+# Fields of config.model in which a run must equal the trained model it starts from.
 ARCHITECTURE = (
     *("backbone", "front_end", "features", "layers", "heads", "hidden"),
     "max_positions",
 )
 RESNET_FIXED = {"hidden_act": "relu", "downsample_in_bottleneck": False}
 PARAMS = "params" + trees.SEPARATOR
-# Weights -> what is fetched with them, of a model that is split over files too.
+# Our path -> (path in the trained model, function from that array to ours).
+Inherits = Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]
+# Weights -> what is fetched with them; a model may be split over several files.
 WANTED = {
     file: (CONFIG, VOCABULARY_FILE, f"{file}*", f"{Path(file).stem}-*")
     for file in FILES
@@ -66,10 +68,10 @@ def load(
 
     Returns:
       {path: array} with "params/..." and "batch_stats/..." paths, to replace those of a
-      new model, and a report for each part that is named.
+      new model; and {"text", "cnn": report} for each part that is named.
 
     Raises:
-      InputError: something does not fit; nothing is returned then.
+      InputError: something does not fit.
     """
     flat = {path: tuple(leaf.shape) for path, leaf in trees.flatten(shapes).items()}
     arrays: dict[str, np.ndarray] = {}
@@ -102,39 +104,39 @@ def load(
     return arrays, reports
 
 
-def adopt(
+def from_trained(
     found: Pretrained,
     model: Model,
     shapes: Params,
     where: str,
     *,
-    inherits: Mapping[str, tuple[str, Callable[[Any], Any]]],
+    inherits: Inherits | None = None,
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Takes over a trained model, perhaps for another task.
+    """Returns the parameters of a trained model, perhaps of another task, for a run.
 
-    All but the heads has to fit. A head that both have is taken over; one that only
-    the new task has starts anew, but for what it inherits from another head.
+    All but the heads has to fit. A head that both have is copied; one that only the run
+    has keeps its initial values, except for what it inherits.
 
     Args:
       found: the trained model.
       model: config.model of the run.
       shapes: {"params", "batch_stats"}, nested shapes of the run's model.
       where: names the trained model in messages.
-      inherits: path -> (path of the trained model, function of that array), for
-        parameters of heads that the trained model does not have.
+      inherits: our path -> (path in the trained model, function from that array to
+        ours). It counts where the trained model has the other path and not ours.
 
     Returns:
-      {path: array} and what became of everything.
+      {our path: array}, and what became of everything.
 
     Raises:
       InputError: another architecture; lists the differences.
     """
-    there, here = (_architecture(m) for m in (resolve(found.config).model, model))
+    theirs, ours = (_architecture(m) for m in (resolve(found.config).model, model))
     differences = [
-        f"model.{path.replace(trees.SEPARATOR, '.')} is {there.get(path)}, wanted "
-        f"{here.get(path)}"
-        for path in sorted(there.keys() | here.keys())
-        if there.get(path) != here.get(path)
+        f"model.{path.replace(trees.SEPARATOR, '.')} is {theirs.get(path)}, expected "
+        f"{ours.get(path)}"
+        for path in sorted(theirs.keys() | ours.keys())
+        if theirs.get(path) != ours.get(path)
     ]
     if differences:
         raise InputError(f"{where} is of another model: " + "; ".join(differences))
@@ -142,11 +144,12 @@ def adopt(
     heads = {_head_of(path) for path in want} & {_head_of(path) for path in have}
     taken = {path: x for path, x in have.items() if _head_of(path) in heads}
     target = {path: x for path, x in want.items() if _head_of(path) in heads}
-    check_fits(trees.unflatten(taken), trees.unflatten(target), where)
     loaded = {path: path for path in target}
-    for path, (source, function) in inherits.items():
+    for path, (source, function) in (inherits or {}).items():
         if path in want and path not in loaded and source in have:
             taken[path], loaded[path] = function(have[source]), source
+            target[path] = want[path]
+    check_fits(trees.unflatten(taken), trees.unflatten(target), where)
     report = Report(
         loaded=loaded,
         reshaped=[],
@@ -157,11 +160,11 @@ def adopt(
 
 
 def _architecture(model: Model) -> dict[str, Any]:
-    """Returns what config.model says of shapes and operations, {path: plain value}."""
+    """Returns the fields that decide shapes and operations, {path: plain value}."""
     fields = {
         name: value for name, value in model.to_dict().items() if name in ARCHITECTURE
     }
-    fields["backbone"].pop("frozen_stages")  # how much is trained is another matter
+    fields["backbone"].pop("frozen_stages")  # decides what is trained, not the model
     return trees.flatten(fields)
 
 
@@ -177,12 +180,12 @@ def _check_config(
     fields: Mapping[str, str] | None = None,
     model: Model | None = None,
 ) -> None:
-    """Compares what no shape tells, above all the number of heads.
+    """Compares what shapes do not show, above all the number of attention heads.
 
     Args:
-      path: a folder with config.json; a bare file says no more than its shapes.
-      fixed: field there -> the only value that is built here.
-      fields: field there -> field of config.model that must be equal.
+      path: a folder with config.json; for a bare file nothing is compared.
+      fixed: field of config.json -> the only value that is supported.
+      fields: field of config.json -> field of config.model that must be equal.
       model: config.model.
 
     Raises:
@@ -192,38 +195,34 @@ def _check_config(
         return
     file = path / CONFIG
     if not file.is_file():
-        raise InputError(f"{path} has no {CONFIG}, which says what no shape tells")
+        raise InputError(f"{path} has no {CONFIG}, which says what shapes do not show")
     try:
         config = dict(json.loads(file.read_text()))
     except (ValueError, TypeError) as error:
         raise InputError(f"{file} is damaged: {error}") from error
     wrong = [
-        f"{there} is {config[there]}, model.{here} is {getattr(model, here)}"
-        for there, here in (fields or {}).items()
-        if there in config and config[there] != getattr(model, here)
+        f"{theirs} is {config[theirs]}, model.{ours} is {getattr(model, ours)}"
+        for theirs, ours in (fields or {}).items()
+        if theirs in config and config[theirs] != getattr(model, ours)
     ]
     wrong += [
-        f"{there} is {config[there]!r}, only {value!r} is built"
-        for there, value in fixed.items()
-        if config.get(there, value) != value
+        f"{field} is {config[field]!r}, only {value!r} is supported"
+        for field, value in fixed.items()
+        if config.get(field, value) != value
     ]
     if wrong:
         raise InputError(f"{file} is of another model: " + "; ".join(wrong))
 
 
 def _check_vocabulary(path: Path, vocabulary: Sequence[str]) -> None:
-    """Compares the tokens of a folder that lists them with those of the run.
-
-    Raises:
-      InputError: they differ.
-    """
+    """Raises InputError if the folder lists other tokens than those of the run."""
     file = path / VOCABULARY_FILE
     if not file.is_file():
         return
-    there = load_tokenizer(file).vocabulary
-    if list(there) != list(vocabulary):
-        differing = sum(a != b for a, b in zip(there, vocabulary, strict=False))
+    theirs = load_tokenizer(file).vocabulary
+    if list(theirs) != list(vocabulary):
+        differing = sum(a != b for a, b in zip(theirs, vocabulary, strict=False))
         raise InputError(
-            f"{file} has {len(there)} tokens, data.tokenizer {len(vocabulary)}, and "
+            f"{file} has {len(theirs)} tokens, data.tokenizer {len(vocabulary)}, and "
             f"{differing} of the rows that both have differ"
         )

@@ -44,12 +44,22 @@ class Made:
       arrays: the batch.
       seen: different images that were read for it.
       bad: (row of the image table, reason) of those that failed.
+      damaged: (row, libjpeg's warning) of those that are used in spite of it.
     """
 
     canvas: tuple[int, int]
     arrays: Batch
     seen: int
     bad: list[tuple[int, str]]
+    damaged: list[tuple[int, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """What became of an image: why it failed, or what libjpeg warned of; "" if not."""
+
+    reason: str = ""
+    warning: str = ""
 
 
 class BatchMaker:
@@ -61,7 +71,8 @@ class BatchMaker:
     Args:
       plan: which examples form which batch.
       index: where texts and images are.
-      skip: mask the group of an image that fails, instead of raising.
+      skip: mask the group of an image that fails, instead of raising. A group whose
+        other image fails has none.
       rows: numbers of the groups of the global batch to make.
       executor: runs one task an image.
       closing: once set, work ends with `ClosedError`.
@@ -130,17 +141,25 @@ class BatchMaker:
             arrays |= self._targets.arrays(
                 self._annotations(corpus, texts), texts.shape
             )
-        seen, bad = (0, []) if self._blank_images else self._read(wanted)
+        found: dict[int, _Outcome] = {}
+        if not self._blank_images:
+            found = self._read(wanted)
+        bad = [(row, one.reason) for row, one in found.items() if one.reason]
         if bad:
             failed = np.isin(shown, [row for row, _ in bad]).any(axis=1)
             for key in ("image", "source_size", "image_size", "example_mask"):
                 arrays[key][failed] = 0
             arrays["image_id"][failed] = -1
+        if bad and self._partners:
+            failed = np.isin(others, [row for row, _ in bad]).any(axis=1)
+            for key in ("other_image", "other_source_size", "other_image_size"):
+                arrays[key][failed] = 0
+        damaged = [(row, one.warning) for row, one in found.items() if one.warning]
         ordered = {
             key: np.ascontiguousarray(arrays[key], field.dtype)
             for key, field in self.fields.items()
         }
-        return Made(planned.bucket.canvas, ordered, seen, bad)
+        return Made(planned.bucket.canvas, ordered, len(found), bad, damaged)
 
     def _annotations(self, corpus: np.ndarray, texts: np.ndarray) -> list[Any]:
         """Returns the annotations of rows [G, K] in order, None for empty slots."""
@@ -177,12 +196,10 @@ class BatchMaker:
             mask[mine] = got_mask.reshape(-1, *shape[1:])
         return ids, mask
 
-    def _read(
-        self, wanted: list[tuple[np.ndarray, np.ndarray]]
-    ) -> tuple[int, list[tuple[int, str]]]:
+    def _read(self, wanted: list[tuple[np.ndarray, np.ndarray]]) -> dict[int, _Outcome]:
         """Fills canvases [G, M, S, S, 3] with the images of rows [G, M].
 
-        Returns the number of different images and the failed ones, in order of rows.
+        Returns what became of each different image, in order of rows.
         """
         places: dict[int, list[np.ndarray]] = {}  # an image may be wanted repeatedly
         for image_rows, canvases in wanted:
@@ -199,10 +216,9 @@ class BatchMaker:
                 raise ClosedError from None
             raise
         self._wait(tasks)
-        reasons = {row: task.result() for row, task in tasks.items()}
-        return len(tasks), [(row, reason) for row, reason in reasons.items() if reason]
+        return {row: task.result() for row, task in tasks.items()}
 
-    def _wait(self, tasks: Mapping[int, Future[str | None]]) -> None:
+    def _wait(self, tasks: Mapping[int, Future[_Outcome]]) -> None:
         """Waits until all images are there, or one has failed.
 
         Raises:
@@ -233,19 +249,25 @@ class BatchMaker:
             print(f"warning: {text}", file=sys.stderr, flush=True)
             warned = True
 
-    def _fill(self, row: int, canvases: list[np.ndarray]) -> str | None:
-        """Lays an image on canvases of zeros; returns why not, under `skip`."""
+    def _fill(self, row: int, canvases: list[np.ndarray]) -> _Outcome:
+        """Lays an image on canvases of zeros; under `skip` it may fail."""
+        warnings: list[str] = []
         if self._closing.is_set():
             raise ClosedError
         try:
             data = self._index.read(row)
-            image = images.decode(data, tuple(self._index.sizes[row].tolist()))
+            image = images.decode(
+                data,
+                tuple(self._index.sizes[row].tolist()),
+                upright=self._index.upright[self._index.image_corpus[row]],
+                report=warnings.append,
+            )
         except (images.ImageError, FileNotFoundError) as error:
             # Any other OSError is a fault of the moment, not of the bytes: a replay
             # could differ, so it always raises.
             reason = str(error)
             if self._skip:
-                return reason
+                return _Outcome(reason=reason)
             where = self._index.describe(row)
             raise images.ImageError(f"{where}: {reason}") from error
         except Exception as error:
@@ -254,4 +276,4 @@ class BatchMaker:
         height, width = images.lay(image, canvases[0])
         for canvas in canvases[1:]:
             canvas[:height, :width] = canvases[0][:height, :width]
-        return None
+        return _Outcome(warning="; ".join(warnings))

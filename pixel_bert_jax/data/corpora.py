@@ -157,6 +157,8 @@ class Corpora:
             data.max_text_length,
             folder,
             rebuild=self._rebuild,
+            on_bad_image=data.on_bad_image,
+            bad_image_budget=data.bad_image_budget,
         )
 
     def _check_needs(self, split: str) -> None:

@@ -48,12 +48,6 @@ def format_canvas(canvas: Size) -> str:
     return f"{width}x{height}"
 
 
-def target_size(size: Size, short: int, long: int, minimum: int = MINIMUM_SIDE) -> Size:
-    """Returns the (height, width) that one image is resized to: see `target_sizes`."""
-    height, width = target_sizes(np.asarray(size), short, long, minimum)
-    return int(height), int(width)
-
-
 def target_sizes(
     sizes: np.ndarray, short: int, long: int, minimum: int = MINIMUM_SIDE
 ) -> np.ndarray:

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import json
 import os
+import sys
 import threading
 import time
 import weakref
@@ -28,13 +29,15 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import numpy as np
 import tensorflow as tf
 
-from pixel_bert_jax.data.batches import BatchMaker, ClosedError
+from pixel_bert_jax.data.batches import BatchMaker, ClosedError, Made
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
 from pixel_bert_jax.data.targets import Targets
 from pixel_bert_jax.types import BadImageBudgetError, Batch, InputError, nearest
 
 POLICIES = ("error", "skip")
+SHOWN = 10
+"""Images of a kind that are named on the standard error."""
 BUDGET_AFTER = 100
 """Images seen before the share of bad ones is held against the budget: one bad image
 among the first ten says little."""
@@ -63,7 +66,10 @@ class Stream:
     atexit hook closes those that were forgotten.
 
     Attributes:
-      bad_images: images that failed, of the batches handed out so far by this run.
+      bad_images: how often an image failed, of the batches handed out so far by this
+        run.
+      missing: row of the image table -> reason, of the images that failed in batches
+        handed out by this stream.
       seen_images: images read for these batches.
       wait_seconds: time spent waiting inside `next` so far.
     """
@@ -95,11 +101,13 @@ class Stream:
           stop: step after the last; None = never for a `TrainPlan`, the plan's end for
             an `EvaluationPlan`.
           on_bad_image: "error" raises; "skip" masks the group of an image that fails,
-            counts it and lists it. An `EvaluationPlan` never skips.
+            counts it and lists it.
           bad_image_budget: greatest share of bad images under "skip"; held against
-            the count once `BUDGET_AFTER` images were seen.
-          bad_image_list: gets one json line (step, corpus, key, reason) for each bad
-            image of a batch that was handed out. Lines that are there count as bad.
+            the count once `BUDGET_AFTER` images were seen, and at the end of an
+            `EvaluationPlan`.
+          bad_image_list: gets one json line (step, corpus, key, reason) for each image
+            that the index leaves out, with step -1, and for each bad image of a batch
+            that was handed out. The latter count as bad if they are there already.
           images_before: images of the steps before `start`; the budget is that of the
             whole run, however often it was started.
           max_text_length: if given, checked against the index.
@@ -132,13 +140,17 @@ class Stream:
             stop = plan.num_batches if evaluation else np.iinfo(np.int64).max
         self._list = None if bad_image_list is None else Path(bad_image_list)
         self.bad_images = 0
-        if self._list is not None and self._list.exists():
-            self.bad_images = len(self._list.read_text("utf-8").splitlines())
+        if self._list is not None:
+            first = rows is None or 0 in rows  # one process lists what the index lacks
+            self.bad_images = _begin_list(self._list, index if first else None)
+        self.missing: dict[int, str] = {}
+        self._damaged: set[int] = set()
+        self._last_check = evaluation
         self.seen_images = images_before
         self.wait_seconds = 0.0
         self._index = index
         self._budget = bad_image_budget
-        self._notes: dict[int, tuple[int, list[tuple[int, str]]]] = {}
+        self._notes: dict[int, Made] = {}
         self._failure: BaseException | None = None
         self._closing = threading.Event()
         self._executor = concurrent.futures.ThreadPoolExecutor(
@@ -147,7 +159,7 @@ class Stream:
         self._maker = BatchMaker(
             plan,
             index,
-            skip=on_bad_image == "skip" and not evaluation,
+            skip=on_bad_image == "skip",
             rows=np.arange(plan.groups) if rows is None else rows,
             executor=self._executor,
             closing=self._closing,
@@ -179,15 +191,12 @@ class Stream:
         began = time.perf_counter()
         try:
             step, canvas, *arrays = next(self._iterator)
-        except tf.errors.OpError:
-            failure = self._failure
+            if step < 0:
+                raise self._failure or ClosedError
+        except BaseException as error:  # of the reader, the end, or an interrupt
             self.close()
-            if failure is None:
-                raise
-            # The reader's own error and traceback, not TensorFlow's text about it.
-            raise failure from None
-        except BaseException:  # the end, or an interrupt
-            self.close()
+            if isinstance(error, StopIteration) and self._last_check:
+                self._check_budget()
             raise
         finally:
             self.wait_seconds += time.perf_counter() - began
@@ -206,8 +215,9 @@ class Stream:
         """Returns an iterator of [step, canvas, *arrays in the order of the fields]."""
         _hide_gpus()
         # A weak reference: TensorFlow keeps functions longer than their data sets.
-        make = functools.partial(_make, weakref.ref(self))
         types = [np.int64, np.int32, *(f.dtype for f in self._maker.fields.values())]
+        nothing = [np.int64(-1), *(np.zeros(0, dtype) for dtype in types[1:])]
+        make = functools.partial(_make, weakref.ref(self), nothing)
 
         def load(step: tf.Tensor) -> list[tf.Tensor]:
             return tf.numpy_function(make, [step], types)
@@ -220,16 +230,19 @@ class Stream:
         dataset = tf.data.Dataset.range(start, stop).map(load).prefetch(prefetch)
         return dataset.with_options(options).as_numpy_iterator()
 
-    def _produce(self, step: int) -> list[Any]:
-        """Makes a batch on TensorFlow's thread, keeping an error for the consumer."""
-        if self._closing.is_set():
-            raise ClosedError
+    def _produce(self, step: int) -> list[Any] | None:
+        """Makes a batch on TensorFlow's thread; None if that failed.
+
+        The error is kept for the consumer: TensorFlow would wrap it, and print pages.
+        """
+        if self._closing.is_set() or self._failure is not None:
+            return None
         try:
             made = self._maker.make(step)
         except BaseException as error:
-            self._failure = self._failure or error  # the first is the cause
-            raise
-        self._notes[step] = (made.seen, made.bad)
+            self._failure = error
+            return None
+        self._notes[step] = dataclasses.replace(made, arrays={})
         return [
             np.int64(step),
             np.array(made.canvas, np.int32),
@@ -238,32 +251,83 @@ class Stream:
 
     def _account(self, step: int) -> None:
         """Counts, lists and judges the bad images of a batch that is handed out."""
-        seen, bad = self._notes.pop(step)
-        self.seen_images += seen
-        self.bad_images += len(bad)
-        if bad and self._list is not None:
+        made = self._notes.pop(step)
+        self.seen_images += made.seen
+        self.bad_images += len(made.bad)
+        _say(self._index, made.damaged, self._damaged)
+        _say(self._index, made.bad, set(self.missing), "left out: ")
+        self.missing |= dict(made.bad)
+        if made.bad and self._list is not None:
             with self._list.open("a", encoding="utf-8") as file:
-                for row, reason in bad:
+                for row, reason in made.bad:
                     corpus = self._index.corpora[self._index.image_corpus[row]]
-                    key = self._index.key(row)
-                    line = {"step": step, "corpus": corpus, "key": key}
-                    file.write(json.dumps(line | {"reason": reason}) + "\n")
-        over = self.bad_images > self._budget * self.seen_images
-        if over and self.seen_images >= BUDGET_AFTER:
-            self.close()
-            listed = f"; all are listed in {self._list}" if self._list else ""
-            last = f" The last: {self._index.describe(bad[-1][0])}." if bad else ""
-            raise BadImageBudgetError(
-                f"{self.bad_images} of {self.seen_images} images failed, more than "
-                f"data.bad_image_budget={self._budget} allows{listed}.{last}"
-            )
+                    file.write(_line(step, corpus, self._index.key(row), reason))
+        if self.seen_images >= BUDGET_AFTER:
+            self._check_budget()
+
+    def _check_budget(self) -> None:
+        """Raises BadImageBudgetError if too large a share of the images failed."""
+        if self.bad_images <= self._budget * self.seen_images:
+            return
+        self.close()
+        listed = f"; all are listed in {self._list}" if self._list else ""
+        last = ""
+        if self.missing:
+            last = f" The last: {self._index.describe(list(self.missing)[-1])}."
+        raise BadImageBudgetError(
+            f"{self.bad_images} of {self.seen_images} images failed, more than "
+            f"data.bad_image_budget={self._budget} allows{listed}.{last}"
+        )
 
 
-def _make(stream: weakref.ref[Stream], step: np.ndarray) -> list[Any]:
+def _make(
+    stream: weakref.ref[Stream], nothing: list[Any], step: np.ndarray
+) -> list[Any]:
     target = stream()
-    if target is None:
-        raise ClosedError
-    return target._produce(int(step))
+    made = None if target is None else target._produce(int(step))
+    return nothing if made is None else made
+
+
+def _begin_list(path: Path, index: Index | None) -> int:
+    """Completes a list of bad images by those that an index leaves out.
+
+    Returns how many it has of batches.
+    """
+    listed, of_batches = set(), 0
+    if path.exists():
+        for text in path.read_text("utf-8").splitlines():
+            line = json.loads(text)
+            of_batches += line["step"] >= 0
+            listed.add((line["corpus"], line["key"]) if line["step"] < 0 else None)
+    left_out = index.left_out if index is not None else []
+    new = [
+        (index.corpora[c], key, reason)
+        for c, key, reason in left_out
+        if (index.corpora[c], key) not in listed
+    ]
+    if new:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(_line(-1, *entry) for entry in new)
+    return of_batches
+
+
+def _line(step: int, corpus: str, key: str, reason: str) -> str:
+    line = {"step": step, "corpus": corpus, "key": key, "reason": reason}
+    return json.dumps(line) + "\n"
+
+
+def _say(
+    index: Index, found: list[tuple[int, str]], said: set[int], what: str = ""
+) -> None:
+    """Prints a warning for each image that is new, up to `SHOWN` of them."""
+    for row, text in found:
+        if row in said or len(said) > SHOWN:
+            continue
+        said.add(row)
+        line = f"{index.describe(row)}: {what}{text}"
+        if len(said) > SHOWN:
+            line = "further images of this kind are not named"
+        print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def _hide_gpus() -> None:

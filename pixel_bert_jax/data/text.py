@@ -28,6 +28,8 @@ PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = (
 )
 VOCABULARY_FILE = "vocab.txt"
 CONFIG_FILE = "tokenizer_config.json"
+FAST_FILE = "tokenizer.json"
+HUB_TIMEOUT = 5.0  # seconds
 
 
 class WordPiece:
@@ -112,6 +114,12 @@ class WordPiece:
             )
         return arrays, truncated
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Returns the words of a text that become [UNK], as they are written in it."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        spans = zip(encoding.tokens, encoding.offsets, strict=True)
+        return [text[start:stop] for token, (start, stop) in spans if token == UNK]
+
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Returns the token of every id, special tokens and padding included."""
         return [self.vocabulary[int(i)] for i in ids]
@@ -143,9 +151,10 @@ def load_tokenizer(name: str | Path) -> WordPiece:
     """Returns the tokenizer of that name.
 
     Args:
-      name: "scenes" (the embedded word list), a `vocab.txt`, a folder with one, or a
-        model of the hub such as "bert-base-uncased", looked up by `transformers` in
-        its cache and then, unless it is told to stay offline, on the network.
+      name: "scenes" (the embedded word list), a `vocab.txt`, a folder with one or
+        with a `tokenizer.json`, or a model of the Hugging Face hub such as
+        "bert-base-uncased", looked up there and, where that cannot be reached or
+        `HF_HUB_OFFLINE=1` is set, in its cache.
 
     Raises:
       InputError: nothing of that name is found, or it is not a BERT vocabulary.
@@ -155,10 +164,9 @@ def load_tokenizer(name: str | Path) -> WordPiece:
     path = Path(name).expanduser()
     if path.is_file():
         return WordPiece(_read_vocabulary(path), **_read_options(path.parent))
-    if (path / VOCABULARY_FILE).is_file():
-        vocabulary = _read_vocabulary(path / VOCABULARY_FILE)
-        return WordPiece(vocabulary, **_read_options(path))
-    return _from_hub(str(name))
+    if path.is_dir():
+        return _from_folder(path)
+    return _from_folder(_from_hub(str(name)))
 
 
 @functools.cache
@@ -168,26 +176,50 @@ def _scenes_tokenizer() -> WordPiece:
     return WordPiece((*SPECIAL_TOKENS, *scenes.WORDS))
 
 
-def _from_hub(name: str) -> WordPiece:
-    """Reads a vocabulary through transformers, imported here since it takes seconds."""
-    import transformers
+def _from_folder(folder: Path) -> WordPiece:
+    if (folder / VOCABULARY_FILE).is_file():
+        vocabulary = _read_vocabulary(folder / VOCABULARY_FILE)
+        return WordPiece(vocabulary, **_read_options(folder))
+    path = folder / FAST_FILE
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: expected a tokenizer's {VOCABULARY_FILE} or {FAST_FILE} in it."
+        )
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        ids, kind = content["model"]["vocab"], content["model"].get("type")
+        known = _read_options(folder).get("lower_case", True)
+        lower_case = (content.get("normalizer") or {}).get("lowercase", known)
+        if kind != "WordPiece" or sorted(ids.values()) != list(range(len(ids))):
+            raise ValueError(f"{kind} of {len(ids)} tokens")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: expected a WordPiece vocabulary, as BERT's, of ids 0 to V-1, "
+            f"received {error}."
+        ) from error
+    return WordPiece(sorted(ids, key=ids.get), lower_case=bool(lower_case))
+
+
+def _from_hub(name: str) -> Path:
+    """Returns the folder with a model's vocabulary, fetched or in the cache."""
+    import huggingface_hub
 
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # it raises a dozen kinds, from OSError to KeyError
+        if name.startswith(("/", "~", ".")) or name.endswith((".txt", ".json")):
+            raise FileNotFoundError("no name of a model, but a path where nothing is")
+        return Path(
+            huggingface_hub.snapshot_download(
+                name,
+                allow_patterns=[VOCABULARY_FILE, FAST_FILE, CONFIG_FILE],
+                etag_timeout=HUB_TIMEOUT,
+            )
+        )
+    except Exception as error:  # the hub raises a dozen kinds
         raise InputError(
             f"No tokenizer {name!r}: expected 'scenes', the path of a vocab.txt, a "
             "folder that holds one, or a model of the Hugging Face hub such as "
-            f"'bert-base-uncased'. transformers says: {error}"
+            f"'bert-base-uncased': {error}"
         ) from error
-    vocabulary = tokenizer.get_vocab()
-    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise InputError(
-            f"Tokenizer {name!r}: expected ids 0 to V-1, each once, as in a BERT "
-            f"vocabulary; received {len(vocabulary)} tokens with other ids."
-        )
-    lower_case = bool(getattr(tokenizer, "do_lower_case", True))
-    return WordPiece(sorted(vocabulary, key=vocabulary.get), lower_case=lower_case)
 
 
 def _read_vocabulary(path: Path) -> list[str]:

@@ -16,12 +16,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from pixel_bert_jax.types import InputError
 
 MINIMUM_OCCURRENCES = 9
-HUMAN_ANSWERS = 10
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 NUMBERS = {
@@ -129,13 +126,6 @@ class AnswerVocabulary:
             for answer, n in counts.items()
             if answer in self.index
         }
-
-    def scores(self, human: Iterable[str]) -> np.ndarray:
-        """Returns the targets as float32 [A]."""
-        out = np.zeros(len(self), np.float32)
-        for place, score in self.targets(human).items():
-            out[place] = score
-        return out
 
 
 def soft_score(people: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -18,6 +18,9 @@ from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
 from pixel_bert_jax.types import Batch, InputError, Params
+
+MARK = "@missing"  # ends the names of metrics of fewer examples than there are
+SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Evaluator:
     Attributes:
       partners: examples come with another image and a text of another one.
       whole_sets: all texts of an image come together, and so each image once.
+      needs_all: a metric of fewer examples would be another one, so that missing
+        images are refused; otherwise they are counted, see `marked`.
       needs: names of objectives, of which the model needs at least one head.
       metrics: patterns of the names of metrics, without the corpus; see `patterns`.
       suffix: ends the name of a file of predictions.
@@ -72,6 +77,7 @@ class Evaluator:
 
     partners: ClassVar[bool] = False
     whole_sets: ClassVar[bool] = False
+    needs_all: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[str] = ""
@@ -115,6 +121,53 @@ class Evaluator:
     def write(self, path: Path, found: Any, index: Index) -> None:
         """Writes the predictions of a single corpus in their official form."""
         raise NotImplementedError
+
+
+def check_complete(needs_all: bool, index: Index) -> None:
+    """Refuses to evaluate on an index that leaves images out, if all are needed.
+
+    Raises:
+      InputError: names the first of them.
+    """
+    if needs_all and index.left_out:
+        named = "; ".join(
+            f"corpus {index.corpora[c]!r}, {key}: {reason}"
+            for c, key, reason in index.left_out[:SHOWN]
+        )
+        raise InputError(
+            f"this task's metrics are of all held-out examples, but "
+            f"{len(index.left_out):,} images are missing: {named}. Supply them and "
+            "pass --rebuild_index, or leave the corpus out by evaluated=False, or do "
+            "not evaluate (eval.every='0 steps')."
+        )
+
+
+def marked(
+    metrics: Mapping[str, float], index: Index, failed: Collection[int]
+) -> dict[str, float]:
+    """Returns metrics of which nobody takes those of fewer examples for those of all.
+
+    Every metric of a corpus that lacks images gets the ending `@missing`, and beside
+    them stand the numbers `CORPUS/images_missing` and `CORPUS/texts_missing`.
+
+    Args:
+      metrics: by name, `CORPUS/...`.
+      index: what was evaluated; it tells which images it leaves out.
+      failed: rows of images that could not be decoded.
+    """
+    out = dict(metrics)
+    for c, corpus in enumerate(index.corpora):
+        rows = [row for row in failed if index.image_corpus[row] == c]
+        images = len(rows) + sum(of == c for of, *_ in index.left_out)
+        if not images:
+            continue
+        texts = index.texts_left_out.get(corpus, 0) + index.num_texts_of(c, rows)
+        mine = {f"{corpus}/images_missing": images, f"{corpus}/texts_missing": texts}
+        out = {
+            name + MARK if name.startswith(f"{corpus}/") else name: value
+            for name, value in out.items()
+        } | {name: float(number) for name, number in mine.items()}
+    return out
 
 
 def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:

@@ -23,6 +23,7 @@ class Probe(Evaluator):
     """Scores the predictions of `tasks.pretrain.probe`."""
 
     partners = True
+    needs_all = False
     needs = ("mlm", "itm")
     metrics = (
         "texts",

@@ -69,7 +69,9 @@ class TextEmbedding(nn.Module):
 
     def __call__(self, ids: Array, *, train: bool) -> Array:
         """Maps ids [..., L] to [..., L, D]."""
-        x = self.word[ids] + self.position[: ids.shape[-1]]
+        # A jitted function may close over numpy tables, which traced ids cannot index.
+        word = jnp.asarray(self.word)[ids]
+        x = word + self.position[: ids.shape[-1]]
         return self.drop(self.norm(x), deterministic=not train)
 
 

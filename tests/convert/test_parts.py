@@ -142,10 +142,10 @@ def test_parts_start_a_new_model_bit_for_bit(tmp_path, layout):
 
 
 def test_cnns_that_a_library_does_not_have(tmp_path):
-    with pytest.raises(InputError, match="groups is 4, it has 1"):
+    with pytest.raises(InputError, match="groups is 4, expected 1"):
         parts.export_cnn(random_model(groups=4), tmp_path / "cnn", "hugging_face")
     with pytest.raises(InputError, match="layout 'caffe'"):
         parts.export_cnn(random_model(), tmp_path / "cnn", "caffe")
-    with pytest.raises(InputError, match=r"stem is 'conv3', it has 'conv7_pool'"):
+    with pytest.raises(InputError, match=r"stem is 'conv3', expected 'conv7_pool'"):
         parts.export_cnn(random_model(stem="conv3"), tmp_path / "cnn", "torchvision")
     assert not (tmp_path / "cnn").exists()

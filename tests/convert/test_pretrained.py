@@ -1,15 +1,20 @@
 """Exported folders: bit-equal round trips, and refusals that say what is wrong."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from safetensors.numpy import load_file, save_file
 
 from configs import pretrain
 from pixel_bert_jax import dry_run, trees
+from pixel_bert_jax.config import resolve
 from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
+from pixel_bert_jax.convert.starting import from_trained
+from pixel_bert_jax.data.images import ImageError
 from pixel_bert_jax.data.text import load_tokenizer
 from pixel_bert_jax.types import InputError
 from tests.convert.hub_server import HubServer
@@ -84,7 +89,21 @@ def test_the_model_runs_and_batch_mates_change_nothing(model):
         np.testing.assert_allclose(one.pooled[0], out.pooled[n], atol=1e-5)
 
 
+def test_a_jitted_function_may_close_over_the_variables(model):
+    inputs = model.inputs(photos()[0], "a ring")
+    want = model.model.apply(model.variables, **inputs)
+    got = jax.jit(lambda x: model.model.apply(model.variables, **x))(inputs)
+    for name in ("text", "visual", "pooled"):
+        np.testing.assert_allclose(
+            getattr(got, name), getattr(want, name), atol=1e-5, err_msg=name
+        )
+
+
 def test_inputs_that_do_not_fit(model):
+    with pytest.raises(InputError, match="expected texts, received NoneType"):
+        model.inputs(photos()[0], [None])
+    with pytest.raises(ImageError, match=r"photos\[1\]: .*received int"):
+        model.inputs([photos()[0], 7], ["a ring", "a disc"])
     with pytest.raises(InputError, match="2 photos and 1 texts"):
         model.inputs(photos(), ["a ring"])
     with pytest.raises(InputError, match="1 texts have more than 22 tokens"):
@@ -99,6 +118,48 @@ def test_the_card_tells_facts_and_figures(folder, model):
     count = sum(x.size for x in trees.flatten(model.variables).values())
     for text in (f"{count:,}", "2 layers of width 16", "| scenes/words | undefined |"):
         assert text in card.text
+
+
+def read_record(folder):
+    return json.loads((folder / "provenance.json").read_text())
+
+
+def test_changed_variables_are_derived_from_their_origin(folder, tmp_path):
+    """They have neither the step nor the metrics that were measured of the origin."""
+    origin = from_pretrained(folder)
+    other = jax.tree.map(lambda x: x + 1, origin.variables)
+    changed = dataclasses.replace(origin, variables=other)
+    changed.save_pretrained(tmp_path / "changed")
+    record = read_record(tmp_path / "changed")
+    assert record["step"] is None
+    assert record["sha256"] == record["variables_sha256"] == trees.digest(other)
+    assert record["figures"] == {"scenes/match": None, "scenes/words": None}
+    assert record["derived_from"] == origin.provenance
+    card = ModelCard.load(tmp_path / "changed" / "README.md")
+    assert not card.data.eval_results and "0.5" not in card.content
+    assert "| derived from: step | 7 |" in card.text and "Not measured" in card.text
+    # Saved again as it is, it stays the same model.
+    from_pretrained(tmp_path / "changed").save_pretrained(tmp_path / "again")
+    assert read_record(tmp_path / "again") == record
+
+
+def test_a_record_of_ones_own_replaces_the_origin(folder, tmp_path):
+    origin = from_pretrained(folder)
+    other = jax.tree.map(lambda x: x + 1, origin.variables)
+    dataclasses.replace(
+        origin, variables=other, provenance={"step": 9, "figures": {"my/metric": 0.25}}
+    ).save_pretrained(tmp_path / "own")
+    record = read_record(tmp_path / "own")
+    assert record.pop("variables_sha256") == trees.digest(other)
+    assert record == {"step": 9, "figures": {"my/metric": 0.25}}
+
+
+def test_a_name_that_is_also_a_folder_of_names_is_damage(folder):
+    file = folder / "model.safetensors"
+    arrays = load_file(file) | {"params/text/word/more": np.ones(2, np.float32)}
+    save_file(arrays, file)
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged"):
+        from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +202,7 @@ def test_a_config_of_another_model_is_refused(folder):
 
 def test_images_of_another_normalisation_are_refused(folder):
     edit(folder / "config.json", lambda c: c["image"].update(channels="BGR"))
-    with pytest.raises(InputError, match=r"'BGR'.*here they are"):
+    with pytest.raises(InputError, match=r"normalises images by .*expects .*'BGR'"):
         from_pretrained(folder)
 
 
@@ -167,6 +228,30 @@ def test_other_architecture_is_refused_with_both_shapes():
     assert "params/encoder/kernel" in text and "(3, 4)" in text and "(3, 5)" in text
     assert "params/encoder/bias" in text and "2 tensors" in text
     check_fits(variables, variables, "itself")
+
+
+def test_a_new_head_inherits_what_its_objective_says(model):
+    """A head that both models have is copied; of another one a part is inherited."""
+    shapes = jax.tree.map(lambda x: x, model.variables)
+    heads = shapes["params"]["heads"]
+    heads["score"] = {"kernel": np.zeros((16, 1)), "bias": np.zeros(1)}
+    itm = "params/heads/itm/classifier"
+    inherits = {
+        "params/heads/score/kernel": (f"{itm}/kernel", lambda x: x[:, 1:]),
+        f"{itm}/bias": ("params/heads/mlm/bias", lambda x: x[:2]),
+        "params/heads/absent/bias": (f"{itm}/bias", lambda x: x),
+    }
+    fields = resolve(model.config).model
+    arrays, report = from_trained(model, fields, shapes, "it", inherits=inherits)
+    have = trees.flatten(model.variables)
+    kernel = arrays["params/heads/score/kernel"]
+    np.testing.assert_array_equal(kernel, have[f"{itm}/kernel"][:, 1:])
+    np.testing.assert_array_equal(arrays[f"{itm}/bias"], have[f"{itm}/bias"])
+    assert report.missing == ["params/heads/score/bias"]
+    assert report.loaded["params/heads/score/kernel"] == f"{itm}/kernel"
+    inherits["params/heads/score/kernel"] = (f"{itm}/kernel", lambda x: x)
+    with pytest.raises(InputError, match=r"score/kernel: received \(16, 2\), expected"):
+        from_trained(model, fields, shapes, "it", inherits=inherits)
 
 
 @pytest.fixture
@@ -202,11 +287,11 @@ def test_pushed_and_loaded_again(hub, model):
 
 
 def test_a_hub_that_fails_is_an_error_in_words(hub, model):
-    with pytest.raises(InputError, match="'us/none' is no file or folder here"):
+    with pytest.raises(InputError, match="'us/none' is no local file or folder"):
         from_pretrained("us/none")
     hub.broken = True
     with pytest.raises(InputError, match="us/tiny"):
         model.push_to_hub("us/tiny", token="hf_secret")
     hub.close()
-    with pytest.raises(InputError, match="cannot be had from the hub"):
+    with pytest.raises(InputError, match="the hub does not provide it"):
         from_pretrained("us/tiny")

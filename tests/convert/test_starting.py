@@ -125,11 +125,11 @@ def test_every_parameter_of_a_preset_is_accounted_for(configs, preset):
     heads = "itm|image_words|answers|truth|retrieval"
     own = rf"(params/front_end/.*|params/heads/({heads})/.*)"
     for path in paths:
-        name = bert.TABLE.there(path.removeprefix("params/"))
-        name = name or resnet.TORCHVISION.there(path)
+        name = bert.TABLE.source_of(path.removeprefix("params/"))
+        name = name or resnet.TORCHVISION.source_of(path)
         assert bool(name) != bool(re.fullmatch(own, path)), path
     if config.model.backbone["inner"]:
-        names = [resnet.DETECTRON.there(p) for p in paths if "/backbone/" in p]
+        names = [resnet.DETECTRON.source_of(p) for p in paths if "/backbone/" in p]
         statistics = [p for p in paths if p.startswith("batch_stats/")]
         assert sum(name is None for name in names) == len(statistics)
 
@@ -179,8 +179,11 @@ INNER = "bert.encoder.layer.0.intermediate.dense.weight"
             lambda a: a.update({QUERY + "s": a.pop(QUERY)}),
             r"weights: not a name of BERT",
         ),
-        (lambda a: a.update({INNER: a[INNER].T}), r"there \(32, 48\), wanted \(48, 32"),
-        (lambda a: a.update({INNER: a[INNER][:-1]}), r"there \(47, 32\)"),
+        (
+            lambda a: a.update({INNER: a[INNER].T}),
+            r"received \(32, 48\), expected \(48, 32",
+        ),
+        (lambda a: a.update({INNER: a[INNER][:-1]}), r"received \(47, 32\)"),
         (
             lambda a: a.update(
                 {n.replace("layer.1", "layer.2"): x for n, x in a.items()}
@@ -216,7 +219,7 @@ def test_another_vocabulary_is_refused(load, text):
     rewrite(
         text / "model.safetensors", lambda a: a.update({name: np.ones((51, 32), "f")})
     )
-    with pytest.raises(InputError, match=r"there \(51, 32\), wanted \(50, 32\)"):
+    with pytest.raises(InputError, match=r"received \(51, 32\), expected \(50, 32\)"):
         load(text)
 
 
@@ -251,7 +254,7 @@ def test_other_cnns_are_refused(load, cnn):
     with pytest.raises(InputError, match=r"layer1\.1\.conv1\.weight .* has no place"):
         load(cnn=cnn)
     rewrite(cnn, lambda a: a.pop("conv1.weight"))
-    with pytest.raises(InputError, match="no ResNet that is known"):
+    with pytest.raises(InputError, match="not a known kind of ResNet"):
         load(cnn=cnn)
 
 
@@ -259,8 +262,8 @@ def caffe2_file(path, variables):
     """Blobs as Detectron pickled them: BGR, norms that are affine maps."""
     blobs = {}
     for name, array in variables.items():
-        if there := resnet.DETECTRON.there(name):
-            blobs[there[0]] = there[1].export(array)
+        if match := resnet.DETECTRON.source_of(name):
+            blobs[match[0]] = match[1].to_source(array)
     blobs["conv1_w"] = np.ascontiguousarray(blobs["conv1_w"][:, ::-1])
     blobs["fc1000_w"] = np.ones((3, 64), np.float32)
     path.write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
@@ -365,5 +368,5 @@ def test_names_that_lead_nowhere(load, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"expected a file that ends with .*\.pkl"):
         load(cnn=odd)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="cannot be had from the hub"):
+    with pytest.raises(InputError, match="the hub does not provide it"):
         load(text="nobody/no-such-model@main")

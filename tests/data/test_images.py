@@ -6,7 +6,7 @@ import zlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pixel_bert_jax.data import images
 from pixel_bert_jax.data.images import ImageError, decode
@@ -86,15 +86,39 @@ def test_pixels_do_not_depend_on_the_machine():
     assert hashlib.sha256(shrunk.tobytes()).hexdigest()[:16] == "517f82220c124d2d"
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_ignored(orientation):
+def test_exif_orientation_is_obeyed_unless_sizes_are_raw(format, orientation, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    plain = decode(_save(_gradient(), "JPEG"))
-    turned = _save(_gradient(), "JPEG", exif=exif)
-    np.testing.assert_array_equal(decode(turned, (40, 56)), plain)
-    turned = _save(_gradient(), "PNG", exif=exif)
-    np.testing.assert_array_equal(decode(turned, (40, 56)), _gradient())
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = _save(_gradient(), format, exif=exif, **options)
+    opened = Image.open(io.BytesIO(data))
+    seen = np.array(ImageOps.exif_transpose(opened))
+    size = (56, 40) if orientation > 4 else (40, 56)
+    np.testing.assert_array_equal(decode(data, size), seen)
+    stored = np.array(opened)
+    np.testing.assert_array_equal(decode(data, (40, 56), upright=False), stored)
+    path = tmp_path / "photo"
+    path.write_bytes(data)
+    assert images.measure(path, upright=True) == size
+    assert images.measure(path, upright=False) == (40, 56)
+
+
+def test_a_broken_exif_block_is_no_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    (tmp_path / "9.jpg").write_bytes(_save(_gradient(), "JPEG", exif=exif))
+    exif[0x0112] = 6
+    data = _save(_gradient(), "JPEG", exif=exif)
+    broken = data.replace(b"Exif\0\0MM", b"Exif\0\0xx").replace(
+        b"Exif\0\0II", b"Exif\0\0xx"
+    )
+    assert broken != data
+    (tmp_path / "xx.jpg").write_bytes(broken)
+    for path in tmp_path.iterdir():
+        assert images.measure(path, upright=True) == (40, 56)
+        assert decode(path.read_bytes()).shape == (40, 56, 3)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
@@ -104,6 +128,88 @@ def test_cut_files_are_refused(format, keep):
     cut = int(keep * len(data)) if 0 < keep < 1 else keep
     with pytest.raises(ImageError):
         decode(data[:cut])
+
+
+def _photo():
+    """Noise, so that a JPEG has thousands of bytes to damage."""
+    return np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def _damaged(kind):
+    data = _save(_photo(), "JPEG", progressive=kind == "bad code")
+    middle = len(data) // 2
+    if kind == "padding":
+        return data[:-2] + b"\x55" * 1041 + data[-2:]
+    return data[:middle] + b"\x12" * 8 + data[middle + 8 :]
+
+
+@pytest.mark.parametrize(
+    ("kind", "warning"),
+    [
+        ("padding", "extraneous bytes before marker 0xd9"),
+        ("bad code", "Corrupt JPEG data"),
+    ],
+)
+def test_a_jpeg_with_a_warning_is_what_every_viewer_shows(kind, warning, tmp_path):
+    data, said = _damaged(kind), []
+    image = decode(data, (64, 64), report=said.append)
+    np.testing.assert_array_equal(image, np.array(Image.open(io.BytesIO(data))))
+    assert len(said) == 1 and warning in said[0]
+    with pytest.warns(UserWarning, match=warning):  # where nobody else listens
+        decode(data)
+    (tmp_path / "p.jpg").write_bytes(data)
+    assert images.measure(tmp_path / "p.jpg", upright=True) == (64, 64)
+    if kind == "padding":
+        np.testing.assert_array_equal(image, decode(_save(_photo(), "JPEG")))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9", bytes(900)])
+def test_a_jpeg_that_lacks_data_is_refused_with_or_without_an_end(progressive, end):
+    whole = _save(_photo(), "JPEG", progressive=progressive)
+    for share in (0.4, 0.7, 0.95):
+        with pytest.raises(ImageError, match="not a whole JPEG"):
+            decode(whole[: int(share * len(whole))] + end)
+
+
+def test_a_thumbnail_does_not_end_a_cut_photo():
+    whole = _save(_photo(), "JPEG", progressive=True)
+    # A comment with a whole JPEG inside, and a scan that starts with bytes too many.
+    small = _save(_gradient(8, 8), "JPEG")
+    comment = b"\xff\xfe" + struct.pack(">H", len(small) + 2) + small
+    scan = whole.rindex(b"\xff\xda")
+    data = whole[:2] + comment + whole[2:scan] + b"\x55" * 9 + whole[scan:]
+    said = []
+    decode(data, report=said.append)
+    assert "extraneous bytes before marker 0xda" in said[0]
+    with pytest.raises(ImageError, match=r"not a whole JPEG: .*extraneous"):
+        decode(data[:-20], report=said.append)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_measuring_agrees_with_decoding(format, tmp_path):
+    path = tmp_path / "misnamed.txt"
+    whole = _save(_photo(), format)
+    tails = (b"", b"trailing bytes")
+    cuts = (len(whole) // 2,) if format in ("JPEG", "PNG") else ()
+    for data in (*(whole + tail for tail in tails), *(whole[:cut] for cut in cuts)):
+        path.write_bytes(data)
+        try:
+            expected = decode(data).shape[:2]
+        except ImageError as error:
+            with pytest.raises(ImageError) as raised:
+                images.measure(path, upright=True)
+            assert str(raised.value) == str(error)
+        else:
+            assert images.measure(path, upright=True) == expected == (64, 64)
+    assert cuts == () or isinstance(raised.value, ImageError)
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>403</html>", b"\xff\xd8\xff", b"GIF89a"])
+def test_what_is_no_image_has_no_size(data, tmp_path):
+    (tmp_path / "p.jpg").write_bytes(data)
+    with pytest.raises(ImageError):
+        images.measure(tmp_path / "p.jpg", upright=False)
 
 
 def test_noise_in_the_body_is_refused():
@@ -159,19 +265,24 @@ def test_pixels_are_passed_through_after_a_check():
             decode(wrong)
 
 
+def _laid(image, source):
+    canvas = np.zeros((source, source, 3), np.uint8)
+    return canvas, images.lay(image, canvas)
+
+
 def test_small_images_are_copied_and_large_ones_shrunk():
-    canvas, size = images.onto_canvas(_gradient(), 64)
+    canvas, size = _laid(_gradient(), 64)
     assert canvas.shape == (64, 64, 3) and size == (40, 56)
     np.testing.assert_array_equal(canvas[:40, :56], _gradient())
     assert not canvas[40:].any() and not canvas[:, 56:].any()
-    canvas, size = images.onto_canvas(_gradient(), 28)
+    canvas, size = _laid(_gradient(), 28)
     assert size == (20, 28)
     expected = np.array(
         Image.fromarray(_gradient()).resize((28, 20), Image.Resampling.BILINEAR)
     ).astype(int)
     assert np.abs(canvas[:20] - expected).max() <= 1  # Pillow rounds between the axes
     assert not canvas[20:].any()
-    thin, size = images.onto_canvas(np.full((2, 900, 3), 77, np.uint8), 30)
+    thin, size = _laid(np.full((2, 900, 3), 77, np.uint8), 30)
     assert size == (1, 30) and (thin[:1] == 77).all()
 
 

@@ -4,11 +4,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pixel_bert_jax.data import text
 from pixel_bert_jax.data.index import Index, build_or_open
+from pixel_bert_jax.data.index.index import header_checksum
+from pixel_bert_jax.data.pipeline import Stream
+from pixel_bert_jax.data.plan import EvaluationPlan
+from pixel_bert_jax.data.sources import SOURCES
 from pixel_bert_jax.data.sources.scenes import ScenesSource
 from pixel_bert_jax.types import InputError
+from tests.data.conftest import photo
 
 LENGTH = 8
 
@@ -53,6 +59,94 @@ def test_missing_rows_are_padding_and_wrong_ones_errors(photos, tokenizer, tmp_p
             index.texts(0, np.array([0, row]))
     with pytest.raises(IndexError, match="from 0 to 35"):
         index.caption(0, 36)
+
+
+def test_content_without_faults_keeps_its_fingerprint(photos, tokenizer, tmp_path):
+    """A checkpoint names it: another one would be refused as trained on other data."""
+    fingerprint = "78b3e6a652732fd9fca70dc6ce391dc02fb8c1d9179324a2720d038cdd6f3e89"
+    assert _build(photos, tokenizer, tmp_path).fingerprint == fingerprint
+
+
+def _as_before(index):
+    """Removes from an index what its format did not have at first."""
+    path = index.folder / "header.json"
+    header = json.loads(path.read_text())
+    for field in ("blocks_beside", "upright", "unknown", "texts_left_out"):
+        del header[field]
+    (index.folder / "coco_ids.bin").unlink()
+    header["checksum"] = header_checksum(header)
+    path.write_text(json.dumps(header))
+
+
+def test_an_index_from_before_still_opens(photos, tokenizer, tmp_path, capsys):
+    index = _build(photos, tokenizer, tmp_path)
+    _as_before(index)
+    capsys.readouterr()
+    old = _build(photos, tokenizer, tmp_path)
+    assert old.fingerprint == index.fingerprint
+    assert (old.left_out, old.upright) == ([], (False,))
+    assert capsys.readouterr().err == ""
+
+
+def test_photos_of_an_index_from_before_stay_as_they_were(tokenizer, tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(photo(40, 56)).save(tmp_path / "p.jpg", exif=exif)
+    line = {"image": "p.jpg", "texts": ["a cat"]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    config = {"source": "jsonl", "name": "mine", "annotations": "a.jsonl"}
+    source = SOURCES["jsonl"](config, "train", tmp_path)
+
+    def shown(index):
+        plan = EvaluationPlan(
+            [index.plan_corpus(0)],
+            index.sizes,
+            seed=0,
+            groups=1,
+            texts_per_group=1,
+            short=64,
+            long=128,
+            canvases=[(64, 128), (128, 64)],
+            source_canvases=[64],
+            partners=False,
+        )
+        with Stream(plan, index) as stream:
+            (step,) = stream
+        return step.batch["source_size"][0, 0].tolist()
+
+    index = build_or_open([source], tokenizer, LENGTH, tmp_path / "index")
+    assert shown(index) == [56, 40]
+    # As it was built then: the sizes are those of the photo as stored.
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(type(source), "upright", False)
+    index = build_or_open([source], tokenizer, LENGTH, tmp_path / "index", rebuild=True)
+    monkeypatch.undo()
+    _as_before(index)
+    capsys.readouterr()
+    index = build_or_open([source], tokenizer, LENGTH, tmp_path / "index")
+    assert shown(index) == [40, 56]
+    assert "before photos were turned upright" in capsys.readouterr().err
+
+
+def test_unknown_words_are_counted_and_said_aloud(photos, tokenizer, tmp_path, capsys):
+    annotations = photos.content["annotations"]
+    _build(photos, tokenizer, tmp_path)
+    assert "tokens unknown" not in capsys.readouterr().err
+    annotations[0]["caption"] = "A red Zebra"
+    photos.write()
+    index = _build(photos, tokenizer, tmp_path, rebuild=True)
+    said = capsys.readouterr().err
+    assert ", 1 tokens unknown" in said and "warning" not in said  # one of 300
+    assert index.header["unknown"]["photos"]["tokens"] == 1
+    for annotation in annotations:
+        annotation["caption"] = "A red Zebra sleeps"
+    photos.write()
+    _build(photos, tokenizer, tmp_path, rebuild=True)
+    capsys.readouterr()
+    _build(photos, tokenizer, tmp_path)
+    said = capsys.readouterr().err
+    assert "warning: corpus 'photos': 50.0% of its tokens are [UNK]" in said
+    assert "'Zebra', 'sleeps'" in said
 
 
 def test_opens_again_without_reading_the_json(

@@ -81,8 +81,8 @@ def test_a_batch_holds_what_the_plan_says(index):
                 continue
             assert batch["image_id"][g, 0] == index.image_ids[row]
             assert size.tolist() == index.sizes[row].tolist()
-            assert tuple(batch["image_size"][g, 0]) == geometry.target_size(
-                tuple(size), 64, 128
+            np.testing.assert_array_equal(
+                batch["image_size"][g, 0], geometry.target_sizes(size, 64, 128)
             )
             pixels = images.decode(index.read(row))
             np.testing.assert_array_equal(image[: size[0], : size[1]], pixels)
@@ -96,12 +96,13 @@ def test_large_images_are_shrunk_once(index):
     plan = _plan(index, source_canvases=[30])
     (step,) = _steps(plan, index, 1)
     row = plan.batch(0).images[0, 0]
-    expected, size = images.onto_canvas(images.decode(index.read(row)), 30)
+    expected = np.zeros((30, 30, 3), np.uint8)
+    size = images.lay(images.decode(index.read(row)), expected)
     np.testing.assert_array_equal(step.batch["image"][0, 0], expected)
     assert tuple(step.batch["source_size"][0, 0]) == size
     # The target is that of the original, not of the shrunk copy.
-    target = geometry.target_size(tuple(index.sizes[row]), 64, 128)
-    assert tuple(step.batch["image_size"][0, 0]) == target
+    target = geometry.target_sizes(index.sizes[row], 64, 128)
+    np.testing.assert_array_equal(step.batch["image_size"][0, 0], target)
 
 
 def test_bytes_do_not_depend_on_the_number_of_threads(index, monkeypatch):
@@ -245,12 +246,63 @@ def test_too_many_bad_images_end_the_run(photos, index):
             next(s)
 
 
-def test_evaluation_never_skips(photos, index):
+def test_evaluation_skips_and_says_what_is_missing(photos, index, capsys):
+    plan = _plan(index, EvaluationPlan)
+    good = _steps(plan, index, None)
+    _page(photos.file(photos.name(4)))
+    with Stream(plan, index) as stream, pytest.raises(images.ImageError):
+        list(stream)
+    capsys.readouterr()
+    with Stream(plan, index, on_bad_image="skip", bad_image_budget=0.5) as stream:
+        steps = list(stream)
+    assert list(stream.missing) == [4] and "html" in stream.missing[4]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and photos.name(4) in said[0] and "left out" in said[0]
+    masked = lost = 0
+    for before, after in zip(good, steps, strict=True):
+        planned = plan.batch(after.step)
+        failed = planned.images[:, 0] == 4
+        others = planned.other_images[:, 0] == 4
+        masked, lost = masked + failed.sum(), lost + others.sum()
+        for key, array in after.batch.items():
+            expected = before.batch[key].copy()
+            if key in ("image", "source_size", "image_size", "example_mask"):
+                expected[failed] = 0
+            elif key == "image_id":
+                expected[failed] = -1
+            elif key in ("other_image", "other_source_size", "other_image_size"):
+                expected[others] = 0
+            np.testing.assert_array_equal(array, expected, err_msg=key)
+    assert masked > 0 and lost > 0
+
+
+def test_the_end_of_an_evaluation_is_held_against_the_budget(photos, index):
     _page(photos.file(photos.name(4)))
     plan = _plan(index, EvaluationPlan)
-    options = {"on_bad_image": "skip", "bad_image_budget": 1.0}
-    with Stream(plan, index, **options) as s, pytest.raises(images.ImageError):
-        list(s)
+    with Stream(plan, index, on_bad_image="skip", bad_image_budget=0.02) as stream:
+        with pytest.raises(BadImageBudgetError, match="COCO_val2014_000000000011"):
+            list(stream)
+        assert stream.seen_images < BUDGET_AFTER
+
+
+def test_a_jpeg_with_a_warning_is_shown_and_said_once(photos, index, capsys):
+    path = photos.file(photos.name(4))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2] + b"\x55" * 99 + whole[-2:])
+    plan = _plan(index)
+    _assert_same(*(_steps(plan, index, 8)[7] for _ in range(2)))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2  # by each stream once
+    assert path.name in said[0] and "extraneous bytes" in said[0]
+
+
+def test_a_bad_image_is_reported_by_nobody_else(photos, index, capfd):
+    """TensorFlow prints the traceback of an error that passes through it."""
+    _page(photos.file(photos.name(4)))
+    with Stream(_plan(index), index) as stream, pytest.raises(images.ImageError):
+        list(stream)
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
 
 
 def test_any_error_of_a_reader_comes_out_as_it_was(index, monkeypatch):

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -94,6 +97,73 @@ def test_unknown_name_says_what_is_accepted(tmp_path):
     (tmp_path / "broken" / "tokenizer_config.json").write_text(json.dumps([]))
     with pytest.raises(InputError, match="json object"):
         text.load_tokenizer(tmp_path / "broken")
+
+
+def test_the_words_that_become_unknown(tokenizer):
+    assert tokenizer.unknown_words("A  Zebra\ton the Mät, café!") == [
+        "Zebra",
+        ",",
+        "café",
+    ]
+    assert tokenizer.unknown_words("a red cat") == []
+
+
+def test_a_tokenizer_json_serves_as_well(tokenizer, tmp_path):
+    for lower_case in (True, False):
+        made = text.WordPiece(tokenizer.vocabulary, lower_case=lower_case)
+        folder = tmp_path / str(lower_case)
+        folder.mkdir()
+        made._tokenizer.save(str(folder / "tokenizer.json"))
+        assert text.load_tokenizer(folder).fingerprint == made.fingerprint
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"] = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"a WordPiece vocabulary.*BPE of 1"):
+        text.load_tokenizer(folder)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"a tokenizer's vocab\.txt or"):
+        text.load_tokenizer(folder)
+
+
+LOAD = """
+import sys, time
+from pixel_bert_jax.data import text
+from pixel_bert_jax.types import InputError
+import huggingface_hub
+for name in sys.argv[1:]:
+    began = time.monotonic()
+    try:
+        print(text.load_tokenizer(name))
+    except InputError as error:
+        print(str(error).splitlines()[0])
+    print(time.monotonic() - began)
+"""
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_a_hub_that_cannot_be_reached_is_reported_at_once(tokenizer, tmp_path, offline):
+    cache = tmp_path / "hub" / "models--someone--words"
+    tokenizer.save(cache / "snapshots" / "0123abc")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0123abc")
+    environment = {
+        "HF_ENDPOINT": "http://127.0.0.1:9",  # nobody listens there
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": offline,
+    }
+
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD, "someone/words", "someone/else"],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=120,
+    )
+    assert "Retrying" not in run.stderr, run.stderr
+    found, first, missing, second = run.stdout.splitlines()
+    assert found == str(tokenizer)
+    assert missing.startswith("No tokenizer 'someone/else': expected 'scenes'")
+    assert max(float(first), float(second)) < 15, run.stdout
 
 
 def test_the_embedded_vocabulary_knows_all_its_words():

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from pixel_bert_jax.data import vqa_answers
@@ -13,12 +12,12 @@ from pixel_bert_jax.types import InputError
 def test_soft_targets_are_the_accuracy_of_saying_it():
     vocabulary = vqa_answers.AnswerVocabulary(["red", "blue", "dark blue"])
     human = ["red"] * 4 + ["blue"] * 3 + ["dark blue"] * 2 + ["teal"]
-    scores = vocabulary.scores(human)
-    np.testing.assert_array_equal(scores, np.float32([1.0, 0.9, 0.6]))
+    targets = vocabulary.targets(human)
+    assert targets == {0: 1.0, 1: 0.9, 2: 0.6}
     annotation = {
         "answers": [{"answer": a, "answer_id": n} for n, a in enumerate(human)]
     }
-    for answer, score in zip(vocabulary.answers, scores, strict=True):
+    for answer, score in zip(vocabulary.answers, targets.values(), strict=True):
         official = vqa_accuracy.question_score(answer, annotation)
         assert official == pytest.approx(score)
     assert vocabulary.targets(["teal"] * 10) == {}

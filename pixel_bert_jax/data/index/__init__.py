@@ -1,5 +1,10 @@
-"""Sources compiled once into memory-mapped blocks: `build` writes, `index` reads."""
+"""Sources compiled once into memory-mapped blocks.
 
-from pixel_bert_jax.data.index.index import Index, build_or_open
+`build` writes, `index` reads, `opening` decides which; `blocks` are the files, `faults`
+what is missing.
+"""
+
+from pixel_bert_jax.data.index.index import Index
+from pixel_bert_jax.data.index.opening import build_or_open
 
 __all__ = ["Index", "build_or_open"]

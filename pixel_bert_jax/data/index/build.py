@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -16,88 +15,56 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from pixel_bert_jax.data.sources.base import ImageRecord, Problems, Source
+from pixel_bert_jax.data.index.blocks import Block, Ragged
+from pixel_bert_jax.data.index.faults import (
+    BROKEN,
+    Unknown,
+    check_budget,
+    raise_if_any,
+)
+from pixel_bert_jax.data.index.index import FORMAT, HEADER_FILE, header_checksum
+from pixel_bert_jax.data.sources.base import (
+    MISSING,
+    ImageRecord,
+    Problems,
+    Source,
+)
 from pixel_bert_jax.types import InputError
 
-FORMAT = 1
-HEADER_FILE = "header.json"
 CHUNK = 4096
 """Texts tokenised at once: enough to keep the tokenizer's threads busy."""
-
-
-class _Block:
-    """A block while it is written: appended to, measured and hashed in one pass."""
-
-    def __init__(self, folder: Path, name: str, dtype: str, columns: int = 0):
-        self.name = name
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._columns = columns
-        self._items = 0
-        self._digest = hashlib.sha256()
-        self._file = (folder / f"{name}.bin").open("wb")
-
-    def append(self, values: Any) -> None:
-        data = np.ascontiguousarray(values, self._dtype)
-        self._items += data.size
-        self._digest.update(data.data)
-        self._file.write(data.data)
-
-    def finish(self) -> dict[str, Any]:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        columns = self._columns
-        shape = [self._items // columns, columns] if columns else [self._items]
-        return {
-            "dtype": self._dtype.str,
-            "shape": shape,
-            "sha256": self._digest.hexdigest(),
-        }
-
-
-class _Ragged:
-    """Two blocks: items of any length one after the other, and where each starts."""
-
-    def __init__(self, folder: Path, name: str, offsets: str, dtype: str):
-        self.data = _Block(folder, name, dtype)
-        self.offsets = _Block(folder, offsets, "int64")
-        self.offsets.append([0])
-        self._end = 0
-
-    def extend(self, items: Sequence[np.ndarray]) -> None:
-        if not items:
-            return
-        ends = self._end + np.cumsum([len(item) for item in items])
-        self._end = int(ends[-1])
-        self.offsets.append(ends)
-        self.data.append(np.concatenate(items))
-
-    def extend_strings(self, strings: Iterable[str]) -> None:
-        self.extend([np.frombuffer(s.encode(), np.uint8) for s in strings])
 
 
 class _Builder:
     """Fills the blocks of one index from its sources, corpus by corpus."""
 
-    def __init__(self, folder: Path, tokenizer: Any, max_text_length: int):
+    def __init__(
+        self, folder: Path, tokenizer: Any, max_text_length: int, *, skip: bool
+    ):
         self._folder = folder
+        self._skip = skip
         self._tokenizer = tokenizer
         self._max_text_length = max_text_length
         self._token_dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
-        self._sizes = _Block(folder, "sizes", "int32", columns=2)
-        self._image_ids = _Block(folder, "image_ids", "int32")
-        self._image_corpus = _Block(folder, "image_corpus", "int32")
-        self._keys = _Ragged(folder, "keys", "key_offsets", "uint8")
+        self._sizes = Block(folder, "sizes", "int32", columns=2)
+        self._image_ids = Block(folder, "image_ids", "int32")
+        self._image_corpus = Block(folder, "image_corpus", "int32")
+        self._keys = Ragged(folder, "keys", "key_offsets", "uint8")
         self._blocks = [
             *(self._sizes, self._image_ids, self._image_corpus),
             *(self._keys.data, self._keys.offsets),
         ]
+        self._coco_ids = Block(folder, "coco_ids", "int64")
         self._pictures: dict[tuple[Any, ...], int] = {}
         self._coco_sizes: dict[int, tuple[str, int, int]] = {}
         self._scaled = Problems()
         self.problems = Problems()
         self.image_rows: list[tuple[int, int]] = []
         self.truncated: dict[str, int] = {}
+        self._unusable: dict[str, str] = {}  # of the corpus: key -> reason
+        self.left_out: list[tuple[int, str, str]] = []  # corpus, key, reason
+        self.texts_left_out: dict[str, int] = {}
+        self.unknown: dict[str, dict[str, Any]] = {}
 
     def add(self, c: int, source: Source) -> str:
         """Adds corpus c and returns a line that says what it holds."""
@@ -115,6 +82,8 @@ class _Builder:
             report += f", {truncated:,} cut to {self._max_text_length} tokens"
         if bare := len(row_of_key) - described:
             report += f", {bare:,} images without a text left out"
+        if unknown := self.unknown[source.name]["tokens"]:
+            report += f", {unknown:,} tokens unknown"
         notes = [*source.notes, *str(self._scaled).splitlines()]
         for note in notes:
             report += f"\n  {note}"
@@ -122,16 +91,34 @@ class _Builder:
 
     def finish(self) -> dict[str, Any]:
         """Completes the blocks; returns their entries for the header."""
+        if self.left_out:
+            block = Ragged(self._folder, "left_out", "left_out_offsets", "uint8")
+            block.extend_strings(json.dumps(entry) for entry in self.left_out)
+            self._blocks += [block.data, block.offsets]
         return {block.name: block.finish() for block in self._blocks}
+
+    def finish_beside(self) -> dict[str, Any]:
+        """Completes the blocks that do not count as the index's content."""
+        return {self._coco_ids.name: self._coco_ids.finish()}
 
     def _add_images(self, c: int, source: Source, problems: Problems) -> dict[str, int]:
         first = self.image_rows[-1][1] if self.image_rows else 0
         row_of_key: dict[str, int] = {}
-        sizes, pictures = [], []
+        sizes, pictures, coco_ids = [], [], []
+        self._unusable = {}
         for record in _progress(source.images(), f"{source.name} images"):
-            if record.key in row_of_key:
+            if record.key in row_of_key or record.key in self._unusable:
                 problems.add("duplicate image", f"{source.name}: {record.key}")
                 continue
+            if record.fault and self._skip:
+                self._unusable[record.key] = record.fault
+                continue
+            if record.fault:
+                where = str(source.path(record.key) or record.key)
+                if record.fault == MISSING:
+                    problems.add(MISSING, where)
+                else:
+                    problems.add(BROKEN, f"{where}: {record.fault}")
             row_of_key[record.key] = first + len(row_of_key)
             sizes.append((record.height, record.width))
             # One table of pictures: a COCO photo is itself in whichever corpus.
@@ -139,10 +126,13 @@ class _Builder:
                 (c, record.key) if record.coco_id is None else ("coco", record.coco_id)
             )
             pictures.append(self._pictures.setdefault(picture, len(self._pictures)))
-            if record.coco_id is not None:
+            coco_ids.append(-1 if record.coco_id is None else record.coco_id)
+            if record.coco_id is not None and not record.fault:
                 self._compare_shape(source.name, record, problems)
+        self.left_out += [(c, key, why) for key, why in self._unusable.items()]
         self._sizes.append(np.array(sizes, np.int32).reshape(-1, 2))
         self._image_ids.append(pictures)
+        self._coco_ids.append(coco_ids)
         self._image_corpus.append(np.full(len(pictures), c))
         self._keys.extend_strings(row_of_key)
         self.image_rows.append((first, first + len(row_of_key)))
@@ -181,17 +171,18 @@ class _Builder:
         problems: Problems,
     ) -> tuple[int, int]:
         """Returns the number of texts, and of images that have one."""
-        folder, total, truncated = self._folder, 0, 0
+        folder, total, truncated, left_out = self._folder, 0, 0, 0
+        unknown = Unknown(self._tokenizer)
         columns = source.images_per_text if source.images_per_text > 1 else 0
-        text_image = _Block(folder, f"text_image.{c}", "int64", columns)
-        tokens = _Ragged(folder, f"tokens.{c}", f"token_offsets.{c}", self._token_dtype)
-        captions = _Ragged(folder, f"captions.{c}", f"caption_offsets.{c}", "uint8")
+        text_image = Block(folder, f"text_image.{c}", "int64", columns)
+        tokens = Ragged(folder, f"tokens.{c}", f"token_offsets.{c}", self._token_dtype)
+        captions = Ragged(folder, f"captions.{c}", f"caption_offsets.{c}", "uint8")
         self._blocks += [text_image, tokens.data, tokens.offsets]
         self._blocks += [captions.data, captions.offsets]
         annotations = None
         if source.annotated:
             names = f"annotations.{c}", f"annotation_offsets.{c}"
-            annotations = _Ragged(folder, *names, "uint8")
+            annotations = Ragged(folder, *names, "uint8")
             self._blocks += [annotations.data, annotations.offsets]
         described: set[int] = set()
         texts = _progress(source.texts(), f"{source.name} texts")
@@ -201,6 +192,8 @@ class _Builder:
                 keys = (images,) if isinstance(images, str) else images
                 if all(key in row_of_key for key in keys):
                     known.append((keys, text, *annotation))
+                elif all(key in row_of_key or key in self._unusable for key in keys):
+                    left_out += 1
                 else:
                     problems.add(
                         "text of an image that is not listed",
@@ -218,6 +211,7 @@ class _Builder:
                         "text without a single token",
                         f"{source.name}: image {keys[0]!r}, text {text[:60]!r}",
                     )
+            unknown.add([text for _, text, *_ in known], encoded)
             text_image.append(rows)
             tokens.extend(encoded)
             captions.extend_strings(text for _, text, *_ in known)
@@ -226,6 +220,8 @@ class _Builder:
             described.update(itertools.chain.from_iterable(rows))
             total, truncated = total + len(known), truncated + cut
         self.truncated[source.name] = truncated
+        self.texts_left_out[source.name] = left_out
+        self.unknown[source.name] = unknown.entry()
         return total, len(described)
 
 
@@ -236,22 +232,31 @@ def build(
     folder: Path,
     *,
     replace: bool = False,
+    on_bad_image: str = "error",
+    bad_image_budget: float = 0.0,
 ) -> None:
     """Builds an index in `folder`; it appears there complete or not at all.
 
+    Arguments as `index.build_or_open`.
+
     Raises:
       InputError: faults in the annotations, all in one message.
+      BadImageBudgetError: more images are missing or broken than the budget allows.
     """
+    skip = on_bad_image == "skip"
     _check_names(sources)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        builder = _Builder(work, tokenizer, max_text_length)
+        builder = _Builder(work, tokenizer, max_text_length, skip=skip)
         # Before anything is read: a file that changes meanwhile is noticed at opening.
         files = stat_files(sources)
         report = [builder.add(c, source) for c, source in enumerate(sources)]
         blocks = builder.finish()
-        builder.problems.raise_if_any("The index was not built")
+        raise_if_any(builder.problems)
+        kept = builder.image_rows[-1][1]
+        names = [source.name for source in sources]
+        check_budget(builder.left_out, kept, names, bad_image_budget)
         header = {
             "format": FORMAT,
             "corpora": [source.name for source in sources],
@@ -263,7 +268,12 @@ def build(
             "image_rows": builder.image_rows,
             "truncated": builder.truncated,
             "blocks": blocks,
+            "blocks_beside": builder.finish_beside(),
+            "upright": [source.upright for source in sources],
+            "unknown": builder.unknown,
+            "texts_left_out": builder.texts_left_out,
         }
+        # What has been added since format 1 began is not in it.
         content = ("corpora", "tokenizer", "max_text_length", "image_rows", "blocks")
         header["fingerprint"] = header_checksum(
             {name: header[name] for name in content}
@@ -279,12 +289,6 @@ def build(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(f"Index {folder}", *report, sep="\n  ", file=sys.stderr, flush=True)
-
-
-def header_checksum(header: dict[str, Any]) -> str:
-    """Returns the SHA-256 (hex) of a header without its own "checksum"."""
-    content = {k: v for k, v in header.items() if k != "checksum"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check_names(sources: Sequence[Source]) -> None:

@@ -13,62 +13,30 @@ Blocks, with I images and, for corpus c, T texts:
   sizes [I, 2], image_ids [I], image_corpus [I], keys and key_offsets [I + 1]
   text_image.c [T], or [T, M] where a text belongs to M images, tokens.c and
   token_offsets.c [T + 1], captions.c and caption_offsets.c [T + 1], and of annotated
-  texts annotations.c and annotation_offsets.c [T + 1], json
+  texts annotations.c and annotation_offsets.c [T + 1], json; left_out and
+  left_out_offsets, json, if images were left out; beside the content, coco_ids [I]
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pixel_bert_jax.data import plan
-from pixel_bert_jax.data.index import build as index_build
-from pixel_bert_jax.data.index.build import FORMAT, HEADER_FILE, header_checksum
+from pixel_bert_jax.data.index.blocks import REBUILD, file_digest, map_block
+from pixel_bert_jax.data.sources import files
 from pixel_bert_jax.data.sources.base import Source
 from pixel_bert_jax.types import InputError
 
-REBUILD = "pass --rebuild_index to build it again"
-SPOT_CHECK = 8
-"""Records of a generated source compared with its index whenever that is opened."""
-
-
-def build_or_open(
-    sources: Sequence[Source],
-    tokenizer: Any,
-    max_text_length: int,
-    folder: str | Path,
-    *,
-    rebuild: bool = False,
-) -> Index:
-    """Opens the index in `folder`, building it first if there is none.
-
-    Args:
-      sources: the corpora, in order; constructed, but not yet read.
-      tokenizer: a `text.WordPiece`.
-      max_text_length: greatest number of tokens of a text, [CLS] and [SEP] included.
-      folder: where the index is or shall be; its parents are made.
-      rebuild: replace an index that is there.
-
-    Raises:
-      InputError: the annotations are faulty (all faults in one message), or the index
-        that is there was made of other files, another tokenizer or other options, or
-        is damaged.
-    """
-    folder = Path(folder).expanduser()
-    if rebuild or not (folder / HEADER_FILE).is_file():
-        index_build.build(sources, tokenizer, max_text_length, folder, replace=rebuild)
-    index = Index(folder, sources)
-    _check_same(index, sources, tokenizer, max_text_length)
-    index.verify()
-    _check_generated(index)
-    return index
+FORMAT = 1
+HEADER_FILE = "header.json"
 
 
 class Index:
@@ -88,11 +56,15 @@ class Index:
       pad_id: the token that fills up `texts`.
       truncated: texts longer than L, by name of corpus.
       fingerprint: SHA-256 (hex) of everything the index holds, wherever it lies.
+      left_out: (corpus, key, reason) of images that were missing or broken.
+      texts_left_out: texts of these, by name of corpus.
+      upright: bool for each corpus: its photos are turned by their EXIF orientation.
+      coco_ids: int64 [I], COCO's number of the photo; -1 if it is none.
       sources: the sources, in the order of `corpora`.
     """
 
     def __init__(self, folder: str | Path, sources: Sequence[Source]):
-        """Maps the blocks; most callers want `build_or_open`.
+        """Maps the blocks; most callers want `opening.build_or_open`.
 
         Raises:
           InputError: the folder is no index of this format, or is damaged.
@@ -106,9 +78,18 @@ class Index:
         self.fingerprint: str = self.header["fingerprint"]
         self.sources = tuple(sources)
         self._blocks = {
-            name: _map_block(self.folder, name, block)
+            name: map_block(self.folder, name, block)
             for name, block in self.header["blocks"].items()
         }
+        beside = self.header.get("blocks_beside", {})
+        self._blocks |= {n: map_block(self.folder, n, b) for n, b in beside.items()}
+        self.texts_left_out: dict[str, int] = self.header.get("texts_left_out", {})
+        self.left_out: list[tuple[int, str, str]] = [
+            tuple(json.loads(entry))
+            for entry in self._strings("left_out", "left_out_offsets")
+        ]
+        # An index from before there was the rule has the sizes of photos as stored.
+        self.upright = tuple(self.header.get("upright", [False] * len(self.corpora)))
         self.sizes = self._blocks["sizes"]
         self.image_ids = self._blocks["image_ids"]
         self.image_corpus = self._blocks["image_corpus"]
@@ -131,6 +112,11 @@ class Index:
         """Returns int64 [T]: the (first) image row of every text of corpus c."""
         rows = self._blocks[f"text_image.{c}"]
         return rows if rows.ndim == 1 else rows[:, 0]
+
+    def num_texts_of(self, c: int, image_rows: Collection[int]) -> int:
+        """Returns how many texts of corpus c belong to any of these images."""
+        images = self._blocks[f"text_image.{c}"].reshape(self.num_texts(c), -1)
+        return int(np.isin(images, list(image_rows)).any(axis=1).sum())
 
     def texts(self, c: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the tokens of texts of corpus c.
@@ -173,6 +159,19 @@ class Index:
     def key(self, image_row: int) -> str:
         """Returns the key of an image inside its source."""
         return self._string("keys", "key_offsets", image_row)
+
+    def keys(self) -> Iterator[str]:
+        """Yields the keys of all images, in order of rows."""
+        yield from self._strings("keys", "key_offsets")
+
+    @functools.cached_property
+    def coco_ids(self) -> np.ndarray:
+        """See the class."""
+        if "coco_ids" in self._blocks:
+            return self._blocks["coco_ids"]
+        # An index from before they were kept: as far as the files' names tell.
+        found = (files.coco_id(key) for key in self.keys())
+        return np.array([-1 if i is None else i for i in found], np.int64)
 
     def describe(self, image_row: int) -> str:
         """Returns the corpus and the key, or file, of an image, for messages."""
@@ -220,16 +219,24 @@ class Index:
         Raises:
           InputError: some differ; all are named.
         """
+        blocks = self.header["blocks"] | self.header.get("blocks_beside", {})
         damaged = [
             name
-            for name, block in self.header["blocks"].items()
-            if _file_digest(self.folder / f"{name}.bin") != block["sha256"]
+            for name, block in blocks.items()
+            if file_digest(self.folder / f"{name}.bin") != block["sha256"]
         ]
         if damaged:
             raise InputError(
                 f"Index {self.folder} does not match its checksums: damaged blocks "
                 f"{', '.join(damaged)}; {REBUILD}."
             )
+
+    def _strings(self, blob: str, offsets: str) -> Iterator[str]:
+        """Yields all strings of a block, none if there is no such block."""
+        if blob in self._blocks:
+            content = self._blocks[blob].tobytes()
+            for start, stop in itertools.pairwise(self._blocks[offsets].tolist()):
+                yield content[start:stop].decode("utf-8")
 
     def _string(self, blob: str, offsets: str, row: int) -> str:
         if not 0 <= row < len(self._blocks[offsets]) - 1:
@@ -239,84 +246,6 @@ class Index:
             )
         start, stop = self._blocks[offsets][row : row + 2].tolist()
         return self._blocks[blob][start:stop].tobytes().decode("utf-8")
-
-
-def _check_same(
-    index: Index,
-    sources: Sequence[Source],
-    tokenizer: Any,
-    max_text_length: int,
-) -> None:
-    """Compares an opened index with what it is asked for.
-
-    Raises:
-      InputError: something differs; all differences in one message.
-    """
-    header, differences = index.header, []
-
-    def compare(what: str, built: Any, asked: Any) -> None:
-        if built != asked:
-            differences.append(f"{what}: built with {built}, now {asked}")
-
-    compare("corpora", header["corpora"], [source.name for source in sources])
-    compare("max_text_length", header["max_text_length"], max_text_length)
-    compare("tokenizer", header["tokenizer"][:12], tokenizer.fingerprint[:12])
-    if not differences:
-        for built, asked in zip(
-            header["identities"], index_build.identities(sources), strict=True
-        ):
-            for name in sorted({*built, *asked}):
-                compare(f"{name} of a source", built.get(name), asked.get(name))
-        for built, asked in itertools.zip_longest(
-            header["files"], index_build.stat_files(sources), fillvalue={}
-        ):
-            compare("annotation file", built, asked)
-    _refuse(index, differences)
-
-
-def _check_generated(index: Index) -> None:
-    """Compares an undamaged index with what generated sources give now.
-
-    Raises:
-      InputError: it is something else.
-    """
-    _refuse(
-        index,
-        [
-            f"{source.name}: it now generates other scenes"
-            for c, source in enumerate(index.sources)
-            if not source.files() and not _spot_check(index, c, source)
-        ],
-    )
-
-
-def _refuse(index: Index, differences: Sequence[str]) -> None:
-    if differences:
-        raise InputError(
-            f"Index {index.folder} does not fit the data; {REBUILD}.\n  "
-            + "\n  ".join(differences)
-        )
-
-
-def _spot_check(index: Index, c: int, source: Source) -> bool:
-    """Whether a generated source still gives the first records of its index.
-
-    It has no file whose change could be seen; a new version of its code is such one.
-    """
-    first = index.header["image_rows"][c][0]
-    for row, record in enumerate(itertools.islice(source.images(), SPOT_CHECK), first):
-        size = (record.height, record.width)
-        if (index.key(row), tuple(index.sizes[row])) != (record.key, size):
-            return False
-    texts = itertools.islice(source.texts(), SPOT_CHECK)
-    for row, (images, text, *annotation) in enumerate(texts):
-        key = images if isinstance(images, str) else images[0]
-        stored = (index.key(index.text_image(c)[row]), index.caption(c, row))
-        if stored != (key, text):
-            return False
-        if annotation and index.annotation(c, row) != annotation[0]:
-            return False
-    return True
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
@@ -337,22 +266,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
-def _map_block(folder: Path, name: str, block: dict[str, Any]) -> np.ndarray:
-    path, shape = folder / f"{name}.bin", tuple(block["shape"])
-    dtype = np.dtype(block["dtype"])
-    expected = dtype.itemsize * int(np.prod(shape))
-    received = os.path.getsize(path) if path.is_file() else -1
-    if received != expected:
-        raise InputError(
-            f"{path}: expected {expected} bytes, received "
-            f"{'no file' if received < 0 else received}; {REBUILD}."
-        )
-    if not expected:  # an empty file cannot be mapped
-        return np.zeros(shape, dtype)
-    # A plain array over the map: np.memmap itself costs microseconds at every access.
-    return np.memmap(path, dtype, "r", shape=shape).view(np.ndarray)
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def header_checksum(header: dict[str, Any]) -> str:
+    """Returns the SHA-256 (hex) of a header without its own "checksum"."""
+    content = {k: v for k, v in header.items() if k != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -232,7 +232,6 @@ class BasePlan:
             buckets=tuple(buckets),
             texts_per_group=self.texts_per_group,
             groups_per_batch=self.groups,
-            corpus_texts=dict(zip(names, texts.tolist(), strict=True)),
             corpus_slot_use=dict(zip(names, slot_use.tolist(), strict=True)),
         )
 

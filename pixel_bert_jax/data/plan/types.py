@@ -92,14 +92,12 @@ class Statistics:
     Attributes:
       buckets: one entry a bucket.
       texts_per_group, groups_per_batch: K and G.
-      corpus_texts: texts shown, by corpus name.
       corpus_slot_use: texts / (groups * K), by corpus name.
     """
 
     buckets: tuple[BucketStatistics, ...]
     texts_per_group: int
     groups_per_batch: int
-    corpus_texts: dict[str, int]
     corpus_slot_use: dict[str, float]
 
     @property

@@ -17,6 +17,8 @@ import numpy as np
 
 from pixel_bert_jax.types import InputError, nearest
 
+MISSING = "missing image file"
+"""The fault of an image whose file is not there."""
 SHOWN = 10
 """How many offenders of each kind of fault a message lists."""
 
@@ -28,9 +30,11 @@ class ImageRecord:
     Attributes:
       key: unique name inside the source; `Source.read` takes it.
       image_id: the source's own number of the image.
-      height, width: size in pixels of the file as stored (EXIF orientation ignored).
+      height, width: size in pixels, as stored or, of an `upright` source, as seen.
       coco_id: COCO's number of the photo, if it is one: pictures of different corpora
         are the same picture where these agree.
+      fault: why the image cannot be used, "" if it can: `data.on_bad_image` decides
+        whether it is left out of the index with its texts.
     """
 
     key: str
@@ -38,6 +42,7 @@ class ImageRecord:
     height: int
     width: int
     coco_id: int | None = None
+    fault: str = ""
 
 
 class Problems:
@@ -99,6 +104,8 @@ class Source:
       problems: faults that `images()` and `texts()` have found, for which no index is
         built.
       notes: remarks on what they have found, one line each.
+      upright: photos are turned as their EXIF orientation says. It is False where
+        annotations give sizes or places of the photos as they are stored.
       images_per_text: M; with M > 1 a text has a tuple of M keys.
       annotated: a text has a third item that json can hold: what is to be learned of
         it, such as an answer.
@@ -109,6 +116,7 @@ class Source:
         metrics; None for real photos.
     """
 
+    upright: bool = False
     images_per_text: int = 1
     annotated: bool = False
     names_answers: bool = True

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
-from pixel_bert_jax.data.images import PILLOW_FORMATS
+from pixel_bert_jax.data import images
 from pixel_bert_jax.data.sources import base
-from pixel_bert_jax.data.sources.base import ImageRecord, Problems
+from pixel_bert_jax.data.sources.base import MISSING, ImageRecord, Problems
 from pixel_bert_jax.types import InputError
 
 # COCO names its files 000000000139.jpg or COCO_val2014_000000000139.jpg.
@@ -69,30 +68,21 @@ class AnnotatedPhotos(base.Source):
         return self.path(key).read_bytes()
 
     def images(self) -> Iterator[ImageRecord]:
-        """Yields the images; looks once into each file's header for its size."""
-        unreadable = []
+        """Yields the images; looks once at each file's size and end."""
         for image in self._listed():
-            size = self._size_of_file(image.key)
-            if size is None and image.size is not None:
-                unreadable.append(image.key)
-            elif size is None:
-                self.problems.add("image of unknown size", str(self.path(image.key)))
-            elif image.size not in (None, size) and all(size):
+            size, fault = self._measure(image.key)
+            if size and image.size not in (None, size):
                 self.problems.add(
                     "size that is not the file's",
                     f"{self.path(image.key)}: {image.size[1]}x{image.size[0]} (width x "
                     f"height) in {self.annotations[-1]}, {size[1]}x{size[0]} in the "
-                    "file",
+                    f"file{', turned upright' if self.upright else ''}",
                 )
             # An image with a fault is passed on, lest its texts count as faults too.
-            height, width = image.size or size or (1, 1)
+            height, width = size or (1, 1)
             self._keys.append(image.key)
-            yield ImageRecord(image.key, image.image_id, height, width, image.coco_id)
-        if unreadable:
-            self.notes.append(
-                f"{len(unreadable):,} images have no readable header and will fail "
-                "when they are read (data.on_bad_image); first: "
-                f"{self.path(unreadable[0])}"
+            yield ImageRecord(
+                image.key, image.image_id, height, width, image.coco_id, fault
             )
 
     def texts(self) -> Iterator[tuple[str, str]]:
@@ -157,17 +147,23 @@ class AnnotatedPhotos(base.Source):
             return True
         return False
 
-    def _size_of_file(self, key: str) -> tuple[int, int] | None:
-        """Returns (height, width), None if the header tells nothing, (0, 0) if gone."""
+    def _measure(self, key: str) -> tuple[tuple[int, int] | None, str]:
+        """Returns (height, width) of an image's file, or None and what is wrong.
+
+        Raises:
+          InputError: the machine, and not the file, is at fault.
+        """
         path = self.path(key)
         try:
-            with Image.open(path, formats=("JPEG", *PILLOW_FORMATS)) as image:
-                return image.height, image.width
-        except (FileNotFoundError, NotADirectoryError):
-            self.problems.add("missing image file", str(path))
-            return 0, 0
-        except Exception:  # whatever a plugin raises; decoding will say what is wrong
-            return None
+            return images.measure(path, upright=self.upright), ""
+        except images.ImageError as error:
+            return None, str(error)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None, MISSING
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return None, MISSING
+            raise InputError(f"Cannot read {path}: {error.strerror}.") from error
 
 
 class JsonPhotos(AnnotatedPhotos):
@@ -246,14 +242,53 @@ def records(content: Any, field: str, path: str) -> list[Any]:
 
 
 def is_integer(value: Any) -> bool:
-    """Returns whether a json value is an integer; json's true is not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Returns whether a json value is an integer of 64 bits; json's true is not."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return is_number and -(2**63) <= value < 2**63
 
 
 def coco_id(file_name: str) -> int | None:
     """Returns COCO's number of a photo by the name of its file, None if it has none."""
     match = _COCO_NAME.match(Path(file_name).stem)
     return int(match[1]) if match else None
+
+
+def split_names(
+    config: Mapping[str, Any], split: str, default: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """Returns the names that a split has in a corpus' files.
+
+    Args:
+      config: one element of `config.data.corpora`, whose field "splits" gives a name or
+        several for each split: {"train": ("train", "restval"), "evaluate": "val"}.
+      split: "train", "evaluate" or "predict".
+      default: "splits" if the field is missing.
+
+    Raises:
+      InputError: it is of another form, has none for the split, or would train on what
+        it holds out.
+    """
+    where = f"Corpus {config.get('name')!r}: splits"
+    given = config.get("splits") or default
+    splits: dict[str, tuple[str, ...]] = {}
+    for ours, theirs in given.items() if isinstance(given, Mapping) else ():
+        several = isinstance(theirs, list | tuple)
+        splits[ours] = tuple(theirs) if several else (theirs,)
+    names = [name for several in splits.values() for name in several]
+    if not splits or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f"{where} is {given!r}, expected the names that each split has in the "
+            "file, such as {'train': 'train', 'evaluate': 'val'}."
+        )
+    if not splits.get(split):
+        raise InputError(f"{where} has none for {split!r}, received {splits}.")
+    held_out = {*splits.get("evaluate", ()), *splits.get("predict", ())}
+    both = set(splits.get("train", ())) & held_out
+    if both - {""}:  # of a file without splits
+        raise InputError(
+            f"{where}: {', '.join(sorted(both))} would be trained on and evaluated."
+        )
+    return splits[split]
 
 
 def resolve(
@@ -282,9 +317,13 @@ def resolve(
         if split not in value:
             raise InputError(
                 f"config.data.corpora: {config.get('name')!r} has no {field!r} for the "
-                f"split {split!r}; it has {', '.join(value)}."
+                f"split {split!r}; it has {', '.join(map(str, value))}."
             )
         value = value[split]
+    if not isinstance(value, str | Path) or not value:
+        raise InputError(
+            f"Corpus {config.get('name')!r}: {field} is {value!r}, expected a path."
+        )
     path = Path(value).expanduser()
     if not path.is_absolute():
         if root is None:

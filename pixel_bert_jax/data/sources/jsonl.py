@@ -3,15 +3,20 @@
     {"image": "photos/1.jpg", "texts": ["a dog", "a brown dog runs"]}
 
 "image" is a path relative to the folder of the photos; "texts" are its captions.
-Optional: "split" ("train", "evaluate" or any other name); "height" and "width" in
-pixels, compared with the photo's own; "coco_id" for a photo of COCO, which is then the
-same picture in every corpus. Any other field is an error.
+Optional: "split"; "height" and "width" in pixels, compared with the photo's own, turned
+upright; "coco_id" for a photo of COCO, which is then the same picture in every corpus.
+Any other field is an error.
+
+Either all lines have a "split" or none. Without `splits` in the corpus' config their
+names are those of `SPLITS`; if no line has one, all are trained on and evaluated, which
+is said when training starts.
 """
 
 from __future__ import annotations
 
+import collections
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +24,41 @@ from pixel_bert_jax.data.sources import base, files
 from pixel_bert_jax.types import InputError, nearest
 
 FIELDS = ("image", "texts", "split", "height", "width", "coco_id")
+SPLITS = {
+    "train": ("train",),
+    "evaluate": ("evaluate", "val", "dev", "validation"),
+    "predict": ("test",),
+}
+EVERYTHING = {"train": ("",), "evaluate": ("",)}
 
 
 class JsonLinesSource(files.AnnotatedPhotos):
-    """The images of a file, or those of one split; a key is an image's path."""
+    """The images of a file, or those of some splits; a key is an image's path.
 
-    def __init__(self, name: str, annotations: Path, folder: Path, split: str):
+    Attributes:
+      splits: names that count; ("",) for the lines of a file without any.
+      known: all names that the file may have; empty for any.
+    """
+
+    upright = True
+
+    def __init__(
+        self,
+        name: str,
+        annotations: Path,
+        folder: Path,
+        splits: Sequence[str],
+        known: Collection[str] = (),
+    ):
         super().__init__(name, annotations, folder)
-        self.split = split
-        self.identity = {**self.identity, "split": split}
+        self.splits, self.known = tuple(splits), frozenset(known)
+        one = splits[0] if len(splits) == 1 else list(splits)
+        self.identity = {**self.identity, "split": one}
 
     def _listed(self) -> Iterator[files.Listed]:
         seen: set[str] = set()
-        for number, image in self._records(self.problems):
+        found: collections.Counter[str] = collections.Counter()
+        for number, image in self._records(self.problems, found):
             if image["image"] in seen:
                 where = f"{self.annotations[0]}, line {number}: {image['image']}"
                 self.problems.add("duplicate image", where)
@@ -40,36 +67,63 @@ class JsonLinesSource(files.AnnotatedPhotos):
             size = (image["height"], image["width"]) if "height" in image else None
             yield files.Listed(image["image"], number, size, image.get("coco_id"))
         if not seen and not self.problems:
+            counts = ", ".join(f"{split!r} ({n:,})" for split, n in found.items())
+            wanted = " or ".join(map(repr, self.splits))
             raise InputError(
-                f"{self.annotations[0]}: no image"
-                + (f" of the split {self.split!r}." if self.split else ".")
+                f"{self.annotations[0]}: no image of the split {wanted}; it has "
+                f"{counts or 'no line'}."
             )
 
     def _texts(self) -> Iterator[tuple[str, str]]:
-        for number, image in self._records(None):
+        for number, image in self._records(None, collections.Counter()):
             for n, text in enumerate(image["texts"]):
                 if self.is_caption(text, f"line {number}, texts[{n}]"):
                     yield image["image"], text
 
     def _records(
-        self, problems: base.Problems | None
+        self, problems: base.Problems | None, found: collections.Counter[str]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields (line number, record) of this split; reports the others' faults."""
+        """Yields (line number, record) of these splits; reports all lines' faults.
+
+        Args:
+          problems: where to; None: they were reported before.
+          found: is filled with the number of lines of each split.
+        """
         path = self.annotations[0]
+        homes: dict[str, str] = {}  # of every image: its split
         try:
             with path.open(encoding="utf-8-sig", newline="\n") as file:
                 for number, line in enumerate(file, 1):
                     if not line.strip():
                         continue
                     fault, image = _read(line)
+                    fault = fault or self._fault_of_split(image, homes)
                     if fault:
                         if problems is not None:
                             where = f"{path}, line {number}: {line.strip()[:120]}"
                             problems.add(fault, where)
-                    elif not self.split or image.get("split") == self.split:
+                        continue
+                    split = image.get("split", "")
+                    found[split] += 1
+                    if split in self.splits:
                         yield number, image
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"Cannot read {path}: {error}.") from error
+
+    def _fault_of_split(self, image: Mapping[str, Any], homes: dict[str, str]) -> str:
+        """Returns what is wrong with a record's split, "" if nothing."""
+        split = image.get("split", "")
+        if self.splits == ("",):
+            return split and "line with a split, where the first line has none"
+        if not split:
+            return "line without a split, where others have one"
+        if self.known and split not in self.known:
+            return (
+                f"split {split!r}{nearest(split, self.known)}; expected "
+                f"{', '.join(sorted(self.known))}, or `splits` in the corpus' config"
+            )
+        home = homes.setdefault(image["image"], split)
+        return "image in two splits" if home != split else ""
 
 
 def build(config: Mapping[str, Any], split: str, root: Path | None) -> JsonLinesSource:
@@ -77,27 +131,35 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> JsonLines
 
     Args:
       config: name; annotations: the file, or one for each split; images: the folder of
-        the photos (default: the root); splits: the name that "split" has in the file
-        for each split, {"train": ..., "evaluate": ...} (default: all lines).
-      split: "train" or "evaluate".
+        the photos (default: the root); splits: the names that "split" has in the file
+        for each split, {"train": ..., "evaluate": ...} (default: see the module).
+      split: "train", "evaluate" or "predict".
       root: what relative paths start from.
 
     Raises:
       InputError: a field or a file is missing, or a field is unknown.
     """
     base.only(config, ["name", "annotations"], ["images", "splits"])
-    splits = config.get("splits") or {"train": "", "evaluate": ""}
-    if split not in splits:
-        raise InputError(
-            f"Corpus {config['name']!r}: splits has none for {split!r}, received "
-            f"{dict(splits)}."
-        )
+    annotations = files.resolve(config, "annotations", split, root)
+    named = bool(config.get("splits")) or _names_splits(annotations)
+    default = SPLITS if named else EVERYTHING
     return JsonLinesSource(
         name=config["name"],
-        annotations=files.resolve(config, "annotations", split, root),
+        annotations=annotations,
         folder=files.resolve(config, "images", split, root, default="."),
-        split=splits[split],
+        splits=files.split_names(config, split, default),
+        known=[] if config.get("splits") else [n for s in default.values() for n in s],
     )
+
+
+def _names_splits(path: Path) -> bool:
+    """Returns whether the first line has a split, as then all others have to."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            first = next((line for line in file if line.strip()), "")
+        return "split" in json.loads(first)
+    except (OSError, ValueError, TypeError):  # reported when the file is read
+        return False
 
 
 def _read(line: str) -> tuple[str, dict[str, Any]]:

@@ -107,23 +107,11 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> KarpathyS
     base.only(
         config, ["name", "annotations"], ["images", "splits", "captions_per_image"]
     )
-    splits = {
-        ours: (theirs,) if isinstance(theirs, str) else tuple(theirs)
-        for ours, theirs in (config.get("splits") or SPLITS).items()
-    }
-    where = f"Corpus {config['name']!r}: splits"
-    if not splits.get(split):
-        raise InputError(f"{where} has none for {split!r}, received {splits}.")
-    held_out = {*splits.get("evaluate", ()), *splits.get("predict", ())}
-    if both := set(splits.get("train", ())) & held_out:
-        raise InputError(
-            f"{where}: {', '.join(sorted(both))} would be trained on and evaluated."
-        )
     source = KarpathySource(
         name=config["name"],
         annotations=files.resolve(config, "annotations", split, root),
         folder=files.resolve(config, "images", split, root, default="."),
-        splits=splits[split],
+        splits=files.split_names(config, split, SPLITS),
     )
     source.limit_captions(config.get("captions_per_image", 0))
     return source

@@ -2,7 +2,8 @@
 
 A line is {"identifier": "dev-850-0-1", "sentence", "label", ..., "directory"} and its
 images are SPLIT-SET-PAIR-img0.png (left) and -img1.png (right), in a folder named by
-"directory" where the line has one (training only).
+"directory" where the line has one (training only). Copies that have all images of a
+split in one folder are read as well.
 """
 
 from __future__ import annotations
@@ -65,17 +66,21 @@ class Nlvr2Source(files.AnnotatedPhotos):
             seen.add(name)
             if not self.is_caption(record["sentence"], f"line {number}"):
                 continue
-            folder = f"{record['directory']}/" if "directory" in record else ""
-            stem = folder + name.rpartition("-")[0]
-            keys = tuple(f"{stem}-{side}.png" for side in SIDES)
-            there = [self.path(key).is_file() for key in keys]
-            if any(there) and not all(there):
-                lost = self.path(keys[there.index(False)])
-                self.problems.add("half a pair of images", f"{where}: no {lost}")
+            stem = name.rpartition("-")[0]
+            keys = tuple(self._key(record, f"{stem}-{side}.png") for side in SIDES)
             annotation = {"identifier": name}
             if self.labelled:
                 annotation["label"] = record["label"]
             self._found.append((keys, record["sentence"], annotation))
+
+    def _key(self, record: Mapping[str, Any], name: str) -> str:
+        """Returns an image's path: in the line's "directory", or else without it."""
+        if "directory" not in record:
+            return name
+        key = f"{record['directory']}/{name}"
+        if not self.path(key).is_file() and self.path(name).is_file():
+            return name
+        return key
 
 
 def build(config: Mapping[str, Any], split: str, root: Path | None) -> Nlvr2Source:

@@ -185,7 +185,7 @@ def _paths(
             f"{split!r}; expected {{{split!r}: FILE or FILES}}, received {value!r}."
         )
     names = value[split]
-    names = [names] if isinstance(names, str) else list(names)
+    names = list(names) if isinstance(names, list | tuple) else [names]
     return [
         files.resolve({**config, field: name}, field, split, root) for name in names
     ]

@@ -171,7 +171,6 @@ def test_every_fault_of_statements_is_reported_at_once(nlvr2, tokenizer, tmp_pat
         build_nlvr2(root, lines, tokenizer, tmp_path)
     message = str(error.value)
     for expected in (
-        "half a pair of images",
         "train-5-1-img1.png",
         "repeated identifier",
         "line 5: train-5-0-0",
@@ -182,6 +181,22 @@ def test_every_fault_of_statements_is_reported_at_once(nlvr2, tokenizer, tmp_pat
         "train-5-8-img0.png",
     ):
         assert expected in message, expected
+
+
+@pytest.mark.parametrize("left", ["folder", "flat"])
+def test_all_images_may_lie_in_one_folder(nlvr2, tokenizer, tmp_path, left):
+    root, lines = nlvr2
+    for path in sorted((root / "images" / "7").iterdir()):
+        if left == "flat" or "-0-" in path.name:
+            path.rename(root / "images" / path.name)
+    index = build_nlvr2(root, lines, tokenizer, tmp_path)
+    folder = "" if left == "flat" else "7/"
+    assert sorted(index.keys()) == sorted(
+        f"{'' if pair == 0 else folder}train-5-{pair}-img{side}.png"
+        for pair in range(3)
+        for side in range(2)
+    )
+    assert len(index.read(0)) > 0
 
 
 def real_index(real_data, tmp_path, source, split="train", **fields):

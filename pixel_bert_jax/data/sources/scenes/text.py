@@ -11,7 +11,6 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -183,22 +182,6 @@ class Grammar:
             bindings = self.bindings(name)
             for binding in bindings:
                 yield weight / len(bindings), self.slots(name, binding)
-
-    def candidates(self) -> dict[Words, float]:
-        """Returns every caption with its probability (tens of thousands: for tests)."""
-        found: Counter[Words] = Counter()
-        for weight, slots in self.derivations():
-            options = [
-                zip(slot.alternatives, slot.weights, strict=True) for slot in slots
-            ]
-            for picked in itertools.product(*options):
-                probability = weight
-                for _, share in picked:
-                    probability *= share
-                found[tuple(itertools.chain.from_iterable(w for w, _ in picked))] += (
-                    probability
-                )
-        return dict(found)
 
     def draw(self, uniform: Callable[[], float]) -> Words:
         """Draws one caption with numbers in [0, 1) from `uniform`."""

@@ -1,0 +1,149 @@
+"""Opens an index, or builds it first, and checks that it is what is asked for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pixel_bert_jax.data.index import build as index_build
+from pixel_bert_jax.data.index import faults
+from pixel_bert_jax.data.index.blocks import REBUILD
+from pixel_bert_jax.data.index.index import HEADER_FILE, Index
+from pixel_bert_jax.data.sources.base import Source
+from pixel_bert_jax.types import InputError
+
+SPOT_CHECK = 8
+"""Records of a generated source compared with its index whenever that is opened."""
+
+
+def build_or_open(
+    sources: Sequence[Source],
+    tokenizer: Any,
+    max_text_length: int,
+    folder: str | Path,
+    *,
+    rebuild: bool = False,
+    on_bad_image: str = "error",
+    bad_image_budget: float = 0.0,
+) -> Index:
+    """Opens the index in `folder`, building it first if there is none.
+
+    Args:
+      sources: the corpora, in order; constructed, but not yet read.
+      tokenizer: a `text.WordPiece`.
+      max_text_length: greatest number of tokens of a text, [CLS] and [SEP] included.
+      folder: where the index is or shall be; its parents are made.
+      rebuild: replace an index that is there.
+      on_bad_image: what becomes of images whose file is missing, or seen to be broken
+        without decoding it: "error" builds no index, "skip" leaves them out with
+        their texts. An index that leaves none out serves both.
+      bad_image_budget: greatest share of the images that may be left out.
+
+    Raises:
+      InputError: the annotations are faulty (all faults in one message), or the index
+        that is there was made of other files, another tokenizer or other options, or
+        is damaged.
+      BadImageBudgetError: more images are missing or broken than the budget allows.
+    """
+    folder = Path(folder).expanduser()
+    if rebuild or not (folder / HEADER_FILE).is_file():
+        index_build.build(
+            sources,
+            tokenizer,
+            max_text_length,
+            folder,
+            replace=rebuild,
+            on_bad_image=on_bad_image,
+            bad_image_budget=bad_image_budget,
+        )
+    index = Index(folder, sources)
+    _check_same(index, sources, tokenizer, max_text_length)
+    index.verify()
+    _check_generated(index)
+    if index.left_out and on_bad_image == "error":
+        text = f"{len(index.left_out):,} images left out, now data.on_bad_image='error'"
+        _refuse(index, [f"bad images: built with {text}"])
+    kept = len(index.sizes)
+    faults.check_budget(index.left_out, kept, index.corpora, bad_image_budget)
+    faults.warn(index)
+    return index
+
+
+def _check_same(
+    index: Index,
+    sources: Sequence[Source],
+    tokenizer: Any,
+    max_text_length: int,
+) -> None:
+    """Compares an opened index with what it is asked for.
+
+    Raises:
+      InputError: something differs; all differences in one message.
+    """
+    header, differences = index.header, []
+
+    def compare(what: str, built: Any, asked: Any) -> None:
+        if built != asked:
+            differences.append(f"{what}: built with {built}, now {asked}")
+
+    compare("corpora", header["corpora"], [source.name for source in sources])
+    compare("max_text_length", header["max_text_length"], max_text_length)
+    compare("tokenizer", header["tokenizer"][:12], tokenizer.fingerprint[:12])
+    if not differences:
+        for built, asked in zip(
+            header["identities"], index_build.identities(sources), strict=True
+        ):
+            for name in sorted({*built, *asked}):
+                compare(f"{name} of a source", built.get(name), asked.get(name))
+        for built, asked in itertools.zip_longest(
+            header["files"], index_build.stat_files(sources), fillvalue={}
+        ):
+            compare("annotation file", built, asked)
+    _refuse(index, differences)
+
+
+def _check_generated(index: Index) -> None:
+    """Compares an undamaged index with what generated sources give now.
+
+    Raises:
+      InputError: it is something else.
+    """
+    _refuse(
+        index,
+        [
+            f"{source.name}: it now generates other scenes"
+            for c, source in enumerate(index.sources)
+            if not source.files() and not _spot_check(index, c, source)
+        ],
+    )
+
+
+def _refuse(index: Index, differences: Sequence[str]) -> None:
+    if differences:
+        raise InputError(
+            f"Index {index.folder} does not fit the data; {REBUILD}.\n  "
+            + "\n  ".join(differences)
+        )
+
+
+def _spot_check(index: Index, c: int, source: Source) -> bool:
+    """Whether a generated source still gives the first records of its index.
+
+    It has no file whose change could be seen; a new version of its code is such one.
+    """
+    first = index.header["image_rows"][c][0]
+    for row, record in enumerate(itertools.islice(source.images(), SPOT_CHECK), first):
+        size = (record.height, record.width)
+        if (index.key(row), tuple(index.sizes[row])) != (record.key, size):
+            return False
+    texts = itertools.islice(source.texts(), SPOT_CHECK)
+    for row, (images, text, *annotation) in enumerate(texts):
+        key = images if isinstance(images, str) else images[0]
+        stored = (index.key(index.text_image(c)[row]), index.caption(c, row))
+        if stored != (key, text):
+            return False
+        if annotation and index.annotation(c, row) != annotation[0]:
+            return False
+    return True
