@@ -13,6 +13,7 @@ from typing import Any
 
 import tqdm
 
+from pixel_bert_jax import durable
 from pixel_bert_jax.types import Sums
 
 FILE = "metrics.jsonl"
@@ -264,6 +265,4 @@ def truncate_log(path: Path, step: int) -> None:
             continue  # the torn last line of a killed process
     wanted = "".join(line + "\n" for line in kept)
     if wanted != content:
-        copy = path.with_suffix(".tmp")
-        copy.write_text(wanted)
-        copy.replace(path)
+        durable.write(path, wanted.encode())

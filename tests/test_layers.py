@@ -28,6 +28,7 @@ LAYERS = {
     "processes.alarm": 0,
     "processes.lock": 0,
     "checks": 0,
+    "durable": 0,
     "data": 0,
     "data.fields": 0,
     "data.geometry": 0,

@@ -12,6 +12,8 @@ import json
 import os
 from pathlib import Path
 
+from pixel_bert_jax import durable
+
 FILE = "manifest.json"
 # Orbax completes this record when the folder gets its name; all else in it counts.
 RECORD, COMPLETED = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs"
@@ -24,12 +26,9 @@ def write(folder: Path) -> None:
     for name, path in _files(folder).items():
         size, digest = _identity(name, path)
         entries[name] = {"bytes": size, "sha256": digest}
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    with (folder / FILE).open("w", encoding="utf-8") as file:
-        json.dump({"files": entries, "sha256": _digest(entries)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+        durable.sync(path)
+    content = {"files": entries, "sha256": _digest(entries)}
+    durable.write(folder / FILE, json.dumps(content, indent=1).encode())
 
 
 def faults(folder: Path) -> list[str]:
