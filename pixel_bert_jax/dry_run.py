@@ -66,9 +66,9 @@ class Planned(Experiment):
         corpus = Corpus(
             name="images",
             weight=1.0,
-            unit_images=np.arange(images)[:, None],
-            text_unit=np.repeat(np.arange(images), texts),
-            pictures=np.arange(images),
+            set_images=np.arange(images)[:, None],
+            text_set=np.repeat(np.arange(images), texts),
+            image_ids=np.arange(images),
         )
         return TrainPlan(
             [corpus],

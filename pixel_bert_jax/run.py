@@ -279,13 +279,13 @@ class Run:
             first = int(values.pop(NOT_FINITE))
             # Of the global batch, of which this process may have read a part.
             planned = experiment.train_plan.batch(pending.step - 1)
-            uid = np.ascontiguousarray(planned.uid).tobytes()
+            example_id = np.ascontiguousarray(planned.example_id).tobytes()
             if config.data.on_bad_image == "skip":
                 values["data/bad_images"] = float(pending.bad_images)
             self._writer.train(
                 pending.step,
                 values,
-                examples=hashlib.sha256(uid).hexdigest()[:16],
+                examples=hashlib.sha256(example_id).hexdigest()[:16],
                 pairs=float((planned.texts >= 0).sum()),
                 waited=pending.waited,
                 moment=pending.moment,
