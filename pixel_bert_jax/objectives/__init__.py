@@ -29,8 +29,7 @@ def build(config: Mapping[str, Mapping[str, Any]]) -> tuple[Objective, ...]:
     """Builds the objectives of `config.objectives`: name -> fields.
 
     Raises:
-      InputError: an unknown name or field, no objective at all, or objectives that read
-        different batches.
+      InputError: an unknown name or field, or no objective at all.
     """
     if not config:
         raise InputError("objectives is empty: at least one objective is needed")
@@ -54,19 +53,32 @@ def build(config: Mapping[str, Mapping[str, Any]]) -> tuple[Objective, ...]:
             if field not in fields:
                 raise InputError(f"objectives.{name} needs the field {field!r}")
         found.append(kind(**fields))
-    for what in ("images", "negatives"):
-        values = {objective.name: getattr(objective, what) for objective in found}
-        if len(set(values.values())) > 1:
-            raise InputError(
-                f"objectives that read batches of different {what} per text do not go "
-                f"together: {', '.join(f'{n} {v}' for n, v in values.items())}"
-            )
     return tuple(found)
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     missing = dataclasses.MISSING
     return field.default is missing and field.default_factory is missing
+
+
+def common(objectives: Sequence[Objective], what: str, default: int) -> int:
+    """Returns the value of "images" or "negatives" that all objectives can read.
+
+    Args:
+      objectives: objectives of a run.
+      what: name of the attribute.
+      default: value if every objective can read any.
+
+    Raises:
+      InputError: objectives that read different batches.
+    """
+    values = {o.name: n for o in objectives if (n := getattr(o, what)) is not None}
+    if len(set(values.values())) > 1:
+        raise InputError(
+            f"objectives that read batches of different {what} per text do not go "
+            f"together: {', '.join(f'{n} {v}' for n, v in values.items())}"
+        )
+    return next(iter(values.values()), default)
 
 
 def targets(objectives: Sequence[Objective], answers: Any) -> Any:

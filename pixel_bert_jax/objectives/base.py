@@ -99,8 +99,9 @@ class Objective:
       name: key of `config.objectives`, prefix of its metrics, name of its head.
       view: key in VIEWS of the view that it reads.
       needs: names of the passes (`tasks/passes.py`) whose results it reads.
-      images: M, images that belong to each text.
-      negatives: texts of other images that the plan puts behind each text.
+      images: M, images that belong to each text; None: any number.
+      negatives: texts of other images that the plan puts behind each text; None: any
+        number, as it reads those that belong to the image alone.
       asks: whether its texts are questions, so that an answer vocabulary is made.
       whole_batch: whether its loss relates examples of the batch to each other, so
         that it would change if the batch were split into micro-batches.
@@ -112,8 +113,8 @@ class Objective:
     name: ClassVar[str]
     view: ClassVar[str] = "clean"
     needs: ClassVar[tuple[str, ...]] = ("fused",)
-    images: ClassVar[int] = 1
-    negatives: ClassVar[int] = 0
+    images: ClassVar[int | None] = 1
+    negatives: ClassVar[int | None] = 0
     asks: ClassVar[bool] = False
     whole_batch: ClassVar[bool] = False
     inherits: ClassVar[Mapping[str, tuple[str, Callable[[Any], Any]]]] = (

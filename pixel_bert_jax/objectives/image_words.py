@@ -32,6 +32,8 @@ class ImageWords(Objective):
 
     name = "image_words"
     needs = ("pixels",)
+    images = None
+    negatives = None
 
     def head(self, model: Model, text: TextSpec) -> nn.Module:
         """Returns the inner product with the word embedding."""

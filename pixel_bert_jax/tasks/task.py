@@ -92,10 +92,8 @@ class Task:
         backbone = models.BACKBONES[config.model.backbone["name"]]
         self.frozen = backbone.frozen_patterns(config.model.backbone)
         self.weights = {o.name: float(o.weight) for o in self.objectives}
-        self.images, self.negatives = (
-            self.objectives[0].images,
-            self.objectives[0].negatives,
-        )
+        self.images = objectives.common(self.objectives, "images", 1)
+        self.negatives = objectives.common(self.objectives, "negatives", 0)
         self.settings = ViewSettings(
             vocabulary=text.vocabulary,
             mask_probability=masking.probability,

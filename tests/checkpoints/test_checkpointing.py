@@ -122,6 +122,11 @@ def test_latest_and_best_are_kept_apart(tmp_path):
     # Evaluations of other periods do not give it.
     assert not checkpoints.save_if_best(state, META, {"mlm": 1.0})
     assert checkpoints.newest_step(BEST) == 2
+    # Once an image is missing its name says so, and it decides all the same.
+    state = state.replace(step=jnp.int32(4))
+    assert checkpoints.save_if_best(state, META, {"itm@missing": 0.8})
+    state = state.replace(step=jnp.int32(5))
+    assert not checkpoints.save_if_best(state, META, {"itm": 0.75})
     checkpoints.close()
 
 

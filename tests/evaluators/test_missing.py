@@ -2,7 +2,6 @@
 
 import pytest
 
-from pixel_bert_jax import checks
 from pixel_bert_jax.data.index import build_or_open
 from pixel_bert_jax.evaluators import EVALUATORS
 from pixel_bert_jax.evaluators.base import check_complete, marked
@@ -52,9 +51,3 @@ def test_metrics_of_all_examples_need_all_images(index):
     check_complete(False, index)
     needing = {name for name, evaluator in EVALUATORS.items() if evaluator.needs_all}
     assert needing == {"retrieval", "vqa", "nlvr2"}
-
-
-def test_the_best_metric_is_found_under_its_other_name():
-    names = ["a/match@missing", "a/images_missing", "b/match"]
-    assert checks.check_metric("b/match", names) == "b/match"
-    assert checks.check_metric("a/match", names) == "a/match@missing"

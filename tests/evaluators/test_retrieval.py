@@ -77,7 +77,7 @@ def evaluation(run):
 
 def metrics(run, variables):
     one = evaluation(run)
-    out = dict(one.run(evaluate.Predictor(run), variables))
+    out = one.run(evaluate.Predictor(run), variables)
     assert all(map(one.gives, out))
     assert not any(map(one.gives, ("scenes/text_r2", "scenes/r1", "coco/text_r1")))
     return {name.removeprefix("scenes/"): value for name, value in out.items()}

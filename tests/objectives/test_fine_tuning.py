@@ -144,6 +144,21 @@ def test_only_the_hardest_negatives_have_a_gradient():
     assert (touched[real, 1:] == (scores > lifted[:, None])).all()
 
 
+def test_objectives_of_one_batch_agree_on_what_it_holds():
+    words, match = {"image_words": {"weight": 1.0}}, {"itm": {"weight": 1.0}}
+    ranks = {"retrieval": {"weight": 1.0, "negatives": 4, "hardest": 2}}
+    task = small.task(objectives=words | ranks)
+    assert (task.images, task.negatives, task.settings.negatives) == (1, 4, 4)
+    task = small.task(objectives=words | {"truth": {"weight": 1.0}})
+    assert (task.images, task.negatives) == (2, 0)
+    task = small.task(objectives=words)
+    assert (task.images, task.negatives) == (1, 0)
+    with pytest.raises(InputError, match="different negatives .*: itm 0, retrieval 4"):
+        small.task(objectives=match | ranks)
+    with pytest.raises(InputError, match="different images .*: itm 1, truth 2"):
+        small.task(objectives=match | {"truth": {"weight": 1.0}})
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
