@@ -7,13 +7,14 @@ file, so that hours of scoring can be interrupted and resumed.
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pixel_bert_jax.data import durable
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.evaluators.base import Predict, to_host
@@ -168,10 +169,6 @@ def _write(file: Path | None, part: np.ndarray) -> None:
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: another process may evaluate the same model.
-    whole = file.with_suffix(f".{os.getpid()}.tmp")
-    with whole.open("wb") as stream:
-        np.save(stream, part)
-        stream.flush()
-        os.fsync(stream.fileno())
-    whole.replace(file)
+    content = io.BytesIO()
+    np.save(content, part)
+    durable.write(file, content.getvalue())

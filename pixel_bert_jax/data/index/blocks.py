@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pixel_bert_jax.data import durable
 from pixel_bert_jax.types import InputError
 
 REBUILD = "pass --rebuild_index to build it again"
@@ -35,9 +36,8 @@ class Block:
 
     def finish(self) -> dict[str, Any]:
         """Flushes the file to disk; returns the block's entry for the header."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
+        durable.flush(Path(self._file.name))
         columns = self._columns
         shape = [self._items // columns, columns] if columns else [self._items]
         return {

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from pixel_bert_jax.data import durable
 from pixel_bert_jax.data.index.blocks import Block, Ragged
 from pixel_bert_jax.data.index.faults import (
     BROKEN,
@@ -279,12 +280,8 @@ def build(
             {name: header[name] for name in content}
         )
         header["checksum"] = header_checksum(header)
-        with (work / HEADER_FILE).open("w", encoding="utf-8") as file:
-            json.dump(header, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        durable.write(work / HEADER_FILE, json.dumps(header, indent=1).encode())
         os.chmod(work, 0o755)  # mkdtemp's 0o700 would shut out a team's shared cache
-        _sync_folder(work)
         _publish(work, folder, replace)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -347,15 +344,7 @@ def _publish(work: Path, folder: Path, replace: bool) -> None:
             # Another process was first, with the same content or an error at opening.
             if not (folder / HEADER_FILE).is_file():
                 raise
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.flush(folder.parent)
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
