@@ -133,7 +133,7 @@ def flickr8k():
     config.model.heads = 4
     config.model.hidden = 512
     config.model.layers = 2
-    # 8 of 4 x 4 cells in training; in evaluation all 16, with 34 tokens of text.
+    # 8 of 4 x 4 cells in training; in evaluation all 16, with 34 text tokens 50.
     config.model.sample_pixels = 8
     config.model.dropout = 0.0
     config.model.init_std = 0.08

@@ -73,7 +73,7 @@ def create(experiment: Experiment) -> TrainState:
     if init.model:
         if parts:
             raise InputError(
-                f"init.model is given, a whole model, and init.{parts[0]} beside it; "
+                f"init.model, a whole model, and init.{parts[0]} are both given; "
                 "expected one or the other"
             )
         found = trained.load_model(init.model)
