@@ -1,6 +1,7 @@
 """The examples of docs/extending.md, each a new file and a line, run as users would."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 
 DOCUMENT = "docs/extending.md"
 MODULES = {"contrast": "Contrast", "word_pixels": "WordPixels"}
+# A third of the time to compile; what is tested runs for milliseconds.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 SMALL = (
     "--config.groups=4",
     "--config.total=2 steps",
@@ -54,15 +57,19 @@ def extended(repository, tmp_path):
     return tmp_path
 
 
-def run(folder, *words):
+def run(folder, *words, **environment):
     done = subprocess.run(
-        [sys.executable, *words], cwd=folder, capture_output=True, text=True
+        [sys.executable, *words],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def train(folder, name, *flags):
+def train(folder, name, *flags, **environment):
     workdir = folder / "run"
     command = ["-m", "pixel_bert_jax.main", f"--config=configs/{name}.py"]
     run(
@@ -88,7 +95,7 @@ def test_examples_train(extended, name):
     if name == "contrast":
         corpus = {"source": "scenes", "name": "scenes", "weight": 1.0}
         flags = (*SMALL, f"--config.data.corpora=({corpus},)")
-    _, lines = train(extended, name, *flags)
+    _, lines = train(extended, name, *flags, XLA_FLAGS=QUICK)
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line[f"{name}/loss"] is not None for line in lines)
     if name == "contrast":
