@@ -162,7 +162,7 @@ FAULTS = tuple(
         ("data/targets", "x[\"label\"] == \"True\"", "x[\"label\"] == \"False\""),
         ("data/plan/base", "chosen = slice(first + j * size // n, first + (j + 1) * size // n)", "chosen = slice(first + j * size // n, first + (j + 1) * size // n - 1)"),
         ("data/plan/base", "turn = epoch if p.share == 1 else 0", "turn = 0"),
-        ("data/plan/negatives", "wrong = pictures[rows] == pictures[own][:, None]", "wrong = rows == own[:, None]"),
+        ("data/plan/negatives", "wrong = image_ids[rows] == image_ids[own][:, None]", "wrong = rows == own[:, None]"),
         ("data/plan/partners", "partner = (rank + counts.max()) % count", "partner = (rank + 1) % count"),
     )
 )  # fmt: skip

@@ -52,10 +52,10 @@ def main() -> int:
         return first_batch_of_fresh_process(Path(sys.argv[2]))
     checks = []
 
-    def report(name: str, value: float, bound: float, unit: str, note: str = ""):
+    def report(name: str, value: float, bound: float, image_set: str, note: str = ""):
         checks.append(value < bound)
         verdict = "ok" if checks[-1] else "MISSED"
-        print(f"{name:<34}{value:>10.3f} {unit:<4} < {bound:g}  {verdict}  {note}")
+        print(f"{name:<34}{value:>10.3f} {image_set:<4} < {bound:g}  {verdict}  {note}")
 
     arrays = synthetic_set()
     begin = time.perf_counter()
@@ -71,8 +71,8 @@ def main() -> int:
         )
     use = ", ".join(f"{n} {u:.3f}" for n, u in statistics.corpus_slot_use.items())
     print(
-        f"{statistics.groups} groups, {plan.steps_per_epoch} steps an epoch, slots "
-        f"used {statistics.slot_use:.3f} ({use}), hole rows {statistics.hole_share:.3%}"
+        f"{statistics.groups} groups, {plan.steps_per_epoch} steps per epoch, slots "
+        f"used {statistics.slot_use:.3f} ({use}), empty {statistics.padding_share:.3%}"
     )
 
     builds = [
@@ -103,7 +103,7 @@ def main() -> int:
 
 def make_plan(arrays: dict[str, np.ndarray]) -> TrainPlan:
     """Returns the plan of both corpora under the project's 800/1333 geometry."""
-    images = np.split(arrays["unit_images"], [COCO_IMAGES])
+    images = np.split(arrays["set_images"], [COCO_IMAGES])
     corpora = [
         Corpus(name, 1.0, rows, arrays[name], np.arange(len(rows)))
         for name, rows in zip(("coco", "regions"), images, strict=True)
@@ -122,7 +122,7 @@ def make_plan(arrays: dict[str, np.ndarray]) -> TrainPlan:
 
 
 def synthetic_set() -> dict[str, np.ndarray]:
-    """Returns sizes, image rows and texts' units; int32, texts in order of images."""
+    """Returns sizes, image rows and image sets of texts; int32, in order of images."""
     generator = np.random.default_rng(0)
     captions = np.full(COCO_IMAGES, 5)
     captions[:16], captions[16:311] = 7, 6  # a few photos have six or seven
@@ -142,7 +142,7 @@ def synthetic_set() -> dict[str, np.ndarray]:
     images = COCO_IMAGES + REGION_IMAGES
     return {
         "sizes": np.concatenate(sizes).round().astype(np.int32),
-        "unit_images": np.arange(images, dtype=np.int32)[:, None],
+        "set_images": np.arange(images, dtype=np.int32)[:, None],
         "coco": np.repeat(np.arange(COCO_IMAGES, dtype=np.int32), captions),
         "regions": np.repeat(np.arange(REGION_IMAGES, dtype=np.int32), regions),
     }
@@ -162,7 +162,7 @@ def draw_sizes(generator: np.random.Generator, count: int) -> np.ndarray:
 
 def misshown(plan: TrainPlan, epoch: int) -> int:
     """Returns how many texts an epoch shows never or more than once, or misplaced."""
-    shown = [np.zeros(len(corpus.text_unit), np.uint8) for corpus in plan.corpora]
+    shown = [np.zeros(len(corpus.text_set), np.uint8) for corpus in plan.corpora]
     wrong = 0
     for step in range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch):
         batch = plan.batch(step)
@@ -170,7 +170,7 @@ def misshown(plan: TrainPlan, epoch: int) -> int:
             group, slot = np.nonzero((batch.texts >= 0) & (batch.corpus == c)[:, None])
             rows = batch.texts[group, slot]
             np.add.at(shown[c], rows, 1)
-            image = corpus.unit_images[corpus.text_unit[rows], 0]
+            image = corpus.set_images[corpus.text_set[rows], 0]
             wrong += int((image != batch.images[group, 0]).sum())
     return wrong + sum(int((counts != 1).sum()) for counts in shown)
 

@@ -92,7 +92,7 @@ def fill(name: str, shape: Any, random: np.random.Generator) -> np.ndarray:
         return random.integers(5, 200, shape.shape).astype(np.int32)
     if name in ("text_mask", "example_mask"):
         return np.ones(shape.shape, bool)
-    if name in ("example_uid", "image_id"):
+    if name in ("example_id", "image_id"):
         count = np.arange(np.prod(shape.shape)).reshape(shape.shape)
         return count.astype(shape.dtype)
     if name == "image_size":

@@ -1,1 +1,1 @@
-"""Configs of runs; of the package they import its config alone."""
+"""Configs of runs; they import only `pixel_bert_jax.config` from the package."""

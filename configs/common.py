@@ -9,9 +9,9 @@ def base():
 
 
 def fine_tuned(config, task, **objectives):
-    """Turns a pre-training config into one of a task that sees texts as they are.
+    """Turns a pre-training config into one for fine-tuning on uncorrupted texts.
 
-    Section 3.3: pixels are sampled in pre-training only.
+    All pixels are used, as they are sampled in pre-training only (section 3.3).
     """
     with config.unlocked():
         config.objectives = objectives
@@ -24,7 +24,7 @@ def fine_tuned(config, task, **objectives):
 
 
 def cpu_sized(config):
-    """Gives a small model that learns all its parameters smaller and fewer steps."""
+    """Sets rates and schedule for short fine-tuning of a small model as a whole."""
     for group in config.optim.groups.values():
         group.learning_rate = 5e-4
     config.optim.warmup = "5 %"

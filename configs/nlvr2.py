@@ -2,7 +2,7 @@
 
     python -m pixel_bert_jax.main --config=configs/nlvr2.py:tiny
 
-Presets (`--config.groups=8` behind it sets a field, as any):
+Presets (a further flag such as `--config.groups=8` sets a field):
 
 | preset | data | hardware | time |
 |---|---|---|---|
@@ -17,7 +17,7 @@ others from what `config.init.model` names.
 import sys
 from pathlib import Path
 
-# Given as a file, this is loaded from any working directory.
+# --config names this file, so any folder may be the working directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import common, pretrain
@@ -45,7 +45,7 @@ def tiny():
             statements_per_set=4,
         ),
     )
-    # Pairs of a wide and a tall scene need the square.
+    # A wide and a tall scene of one pair fit only a square canvas.
     config.data.canvases = (*config.data.canvases, "112x112")
     config.optim.groups.cnn.learning_rate = 1e-3
     config.optim.groups.transformer.learning_rate = 1e-3
@@ -69,7 +69,7 @@ def r50():
         python -m pixel_bert_jax.main --config=configs/nlvr2.py:r50 \
           --config.data.root=FOLDER --config.init.model=PRETRAINED
 
-    As VQA with half the batch, 128 (section 4.3.2). Paper: dev 71.7, test-P 72.4.
+    As for VQA, with half the batch: 128 (section 4.3.2). Paper: dev 71.7, test-P 72.4.
     """
     return full_size(pretrain.r50(), "r50", "1344x1344")
 

@@ -2,7 +2,7 @@
 
     python -m pixel_bert_jax.main --config=configs/pretrain.py:tiny
 
-Presets (`--config.groups=8` behind it sets a field, as any):
+Presets (a further flag such as `--config.groups=8` sets a field):
 
 | preset | data | hardware | time |
 |---|---|---|---|
@@ -16,16 +16,16 @@ Presets (`--config.groups=8` behind it sets a field, as any):
 import sys
 from pathlib import Path
 
-# Given as a file, this is loaded from any working directory.
+# --config names this file, so any folder may be the working directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import common
 from pixel_bert_jax.config import choose
 
-# Basic blocks behind one 3x3 convolution, all of them trained.
+# Basic blocks after one 3x3 convolution, all of them trained.
 SMALL_CNN = dict(inner=(), stem="conv3", frozen_stages=-1)
-# Two groups as in the paper, but AdamW for both: a CNN without ImageNet's weights
-# (docs/results.md compares).
+# Two groups as in the paper, but AdamW for both, since the CNN has no ImageNet weights
+# (compared in docs/results.md).
 ADAMW = dict(kind="adamw", weight_decay=1e-2, beta1=0.9, beta2=0.99, epsilon=1e-6)
 
 
@@ -37,9 +37,9 @@ def tiny():
     config.groups = 16
     config.texts_per_group = 5
 
-    # What a small model that starts from scratch needs instead of ImageNet's weights,
-    # see docs/results.md. No word counts on swapped captions, whose words the picture
-    # cannot tell.
+    # What a small model that starts from scratch needs instead of ImageNet weights, see
+    # docs/results.md. Masked words of swapped captions do not count, since the image
+    # does not show them.
     with config.unlocked():
         config.objectives.image_words = dict(weight=0.2)
     config.objectives.mlm.on_swapped = False
@@ -56,7 +56,7 @@ def tiny():
     config.model.layers = 2
     config.model.sample_pixels = 18
     config.model.dropout = 0.0
-    config.model.init_std = 0.08  # BERT's 0.02 at 768, in a 128-wide model
+    config.model.init_std = 0.08  # 128 wide; BERT's 0.02 is for 768
     config.model.attention_init = "similar"
     config.model.max_positions = 48
     config.model.norm = "batch"
@@ -84,13 +84,13 @@ def tiny():
 
 
 def tiny_long():
-    """The model of `tiny` with more pixels a step, trained for longer."""
+    """The model of `tiny` with more pixels per step, trained for longer."""
     config = tiny()
     config.preset = "tiny_long"
     config.total = "24000 steps"
     config.masking.warmup_steps = 14_400
-    config.model.sample_pixels = 24  # of 36 or 42: evaluation sees all
-    # More and smaller steps down than in `tiny`.
+    config.model.sample_pixels = 24  # of 36 or 42; evaluation uses all
+    # More and smaller decays than in `tiny`.
     config.optim.decays = ("60 %", "75 %", "87 %", "95 %")
     config.optim.decay_factor = 0.3
     config.data.scenes.train_scenes = 60_000
@@ -103,7 +103,7 @@ def flickr8k():
     """A CPU-sized model on 6,000 real photos with five captions each.
 
     `config.data.root` or PIXEL_BERT_DATA names a folder with `dataset_flickr8k.json`
-    (Karpathy's splits) and the photos in `Images`. A vocabulary beside it is given by
+    (Karpathy's splits) and the photos in `Images`. A local vocabulary is given by
     --config.data.tokenizer=FOLDER/vocab.txt; the default comes from the Hugging Face
     hub or its cache.
     """
@@ -113,7 +113,7 @@ def flickr8k():
     config.groups = 16
     config.texts_per_group = 5
     # Few, so that the projection onto 30,522 words stays small; about 2 % of the
-    # captions would have drawn more masks.
+    # captions would draw more masks.
     config.masking.slots = 4
     config.masking.warmup_probability = 0.4
     config.masking.warmup_steps = 1500
@@ -122,7 +122,7 @@ def flickr8k():
         config.objectives.image_words = dict(weight=0.2)
     config.objectives.mlm.on_swapped = False
 
-    # 0.11 GFLOP forward a photo (multiply and add counted as two).
+    # 0.11 GFLOP per photo forward (multiply and add count as two).
     config.model.backbone.update(
         SMALL_CNN,
         depths=(1, 1, 1, 1),
@@ -133,7 +133,7 @@ def flickr8k():
     config.model.heads = 4
     config.model.hidden = 512
     config.model.layers = 2
-    # 8 of 4 x 4 cells in training; all 16 and 34 tokens make 50 in evaluation.
+    # 8 of 4 x 4 cells in training; in evaluation all 16, with 34 text tokens 50.
     config.model.sample_pixels = 8
     config.model.dropout = 0.0
     config.model.init_std = 0.08
@@ -174,9 +174,9 @@ def r50():
           --config.data.root=FOLDER --config.init.text=bert-base-uncased \
           --config.init.cnn=RESNET50 --workdir=FOLDER
 
-    The paper took 64 V100. 59,640 steps of 832 photos and 4,160 text slots. On 64 TPU
-    v5e chips the TPU compiler's cycle estimates give 0.18 s a step, 3 hours; count on 5
-    to 10. `--dry_run` prints parameters, plan and memory.
+    The paper used 64 V100 GPUs. 59,640 steps of 832 photos and 4,160 text slots. On 64
+    TPU v5e chips the TPU compiler's cycle estimates give 0.18 s per step, 3 hours in
+    all; expect 5 to 10. `--dry_run` prints parameters, plan and memory.
 
     Paper, after fine-tuning: VQA 71.35 / 71.42 (test-dev / test-std), NLVR2 71.7 / 72.4
     (dev / test-P), Flickr30K R@1 75.7 / 59.8, COCO 5K R@1 53.4 / 41.1 (text / image
@@ -216,9 +216,9 @@ def r50():
 def x152():
     """The paper's stronger model: ResNeXt-152 on images of 600 x 1000 pixels.
 
-    Command and steps as `r50`, with --config=configs/pretrain.py:x152 and a ResNeXt-152
-    as `init.cnn`. Its step has 2.6 times the operations of `r50`'s, 1.5 times with 4
-    channels a group.
+    Command and steps as for `r50`, with --config=configs/pretrain.py:x152 and a
+    ResNeXt-152 as `init.cnn`. A step has 2.6 times the operations of one of `r50`, 1.5
+    times with 4 channels per group.
 
     Paper, after fine-tuning: VQA 74.45 / 74.55, NLVR2 76.5 / 77.2, Flickr30K R@1
     87.0 / 71.5, COCO 5K R@1 63.6 / 50.1. Cardinality and width of its blocks are not
@@ -236,14 +236,14 @@ def x152():
 
 
 def x152_32x4d():
-    """`x152` with 4 channels a group, the size that others' parameter counts imply."""
+    """`x152` with 4 channels per group, which parameter counts of others imply."""
     config = x152()
     config.preset = "x152_32x4d"
     config.model.backbone.inner = (128, 256, 512, 1024)
     return config
 
 
-# What the full sizes read below the data folder, and where it comes from.
+# Files that the full sizes read below the data folder, and where they come from.
 COCO_FILES = (
     (
         "coco/annotations/dataset_coco.json",

@@ -2,7 +2,7 @@
 
     python -m pixel_bert_jax.main --config=configs/retrieval.py:tiny
 
-Presets (`--config.groups=8` behind it sets a field, as any):
+Presets (a further flag such as `--config.groups=8` sets a field):
 
 | preset | data | hardware | time |
 |---|---|---|---|
@@ -19,7 +19,7 @@ others from what `config.init.model` names.
 import sys
 from pathlib import Path
 
-# Given as a file, this is loaded from any working directory.
+# --config names this file, so any folder may be the working directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import common, pretrain
@@ -52,7 +52,7 @@ def tiny():
 
 
 def tiny_scratch():
-    """`tiny` without pre-training: everything learns, the CNN and its norms as well."""
+    """`tiny` without pre-training: everything is trained, the CNN and its norms too."""
     config = tiny()
     config.preset = "tiny_scratch"
     config.init.model = ""
@@ -84,7 +84,7 @@ def r50():
         python -m pixel_bert_jax.main --config=configs/retrieval.py:r50 \
           --config.data.root=FOLDER --config.init.model=PRETRAINED
 
-    64 samples on each of 8 GPUs; the rate falls after epoch 6 (section 4.3.3). Paper,
+    64 samples per GPU on 8 GPUs; the rate falls after epoch 6 (section 4.3.3). Paper,
     R@1 of text and image retrieval: 75.7, 59.8.
     """
     return flickr30k(pretrain.r50(), "r50")
@@ -115,7 +115,7 @@ def flickr30k(config, preset):
 
 
 def coco(config, preset):
-    """Makes a preset of the paper's size on COCO; figures of 5K and of 1K."""
+    """Makes a preset of the paper's size on COCO, with metrics of 5K and of 1K."""
     config = full_size(config, preset, "coco", "coco", ("train", "restval"))
     config.total = "4 epochs"
     config.optim.decays = ("2 epochs",)
@@ -129,7 +129,7 @@ def full_size(config, preset, name, photos, training):
     config = fine_tuned(config, preset)
     config.groups = 512
     config.texts_per_group = 1
-    config.optim.accumulate = 16  # 4 images, 84 pairs a time on each of 8 devices
+    config.optim.accumulate = 16  # 4 images, 84 pairs at a time on each of 8 devices
     file = f"{name}/annotations/dataset_{name}.json"
     config.data.corpora = (
         dict(
@@ -150,16 +150,17 @@ def full_size(config, preset, name, photos, training):
 
 
 def fine_tuned(config, preset):
-    """Only the transformer learns (section 4.3.3): the CNN gives the same every time.
+    """Turns a pre-training config into one that trains only the transformer.
 
-    If the pre-training had `image_words`, its head stays as it is: it makes shortlists.
+    As in section 4.3.3, the CNN is frozen. If pre-training had `image_words`, its head
+    is kept unchanged, to make shortlists.
     """
     objectives = dict(retrieval=dict(weight=1.0, negatives=20, hardest=5))
     if "image_words" in config.objectives:
         objectives["image_words"] = dict(weight=0.0)
     config = common.fine_tuned(config, "retrieval", **objectives)
     config.preset = preset
-    config.init.allow_scratch = False  # nobody wants a frozen CNN that knows nothing
+    config.init.allow_scratch = False  # a frozen CNN has to be trained beforehand
     config.model.norm = "frozen"
     config.optim.rules = (
         (r"(backbone|front_end)/.*", "frozen"),

@@ -2,7 +2,7 @@
 
     python -m pixel_bert_jax.main --config=configs/vqa.py:tiny
 
-Presets (`--config.groups=8` behind it sets a field, as any):
+Presets (a further flag such as `--config.groups=8` sets a field):
 
 | preset | data | hardware | time |
 |---|---|---|---|
@@ -19,7 +19,7 @@ others from what `config.init.model` names.
 import sys
 from pathlib import Path
 
-# Given as a file, this is loaded from any working directory.
+# --config names this file, so any folder may be the working directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import common, pretrain
@@ -74,7 +74,7 @@ def r50():
           --config.data.root=FOLDER --config.init.model=PRETRAINED
 
     Batch 256; the rates fall after epochs 12 and 16 (section 4.3.1). Paper: test-dev
-    71.35, test-std 71.42, with which training questions it does not say.
+    71.35, test-std 71.42; it does not say with which training questions.
     """
     return full_size(pretrain.r50(), "r50", ("train2014",))
 

@@ -2,16 +2,16 @@
 # Sourced by the scripts beside it. Makes the virtual environment of this repository
 # once, and again when requirements.txt or pyproject.toml change.
 #
-# PIXEL_BERT_VENV  where the environment lies (default: .venv in the repository root)
+# PIXEL_BERT_VENV  folder of the environment (default: .venv in the repository root)
 
-# Left to itself, glibc hands large arrays back to the kernel after each use and asks for
-# new pages, 4 KB at a time: a quarter of a training step's time on two cores.
+# By default, glibc returns large arrays to the kernel after each use and asks for new
+# pages, 4 KB at a time: a quarter of the time of a training step on two cores.
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-4294967296}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-17179869184}
 export MALLOC_TOP_PAD_=${MALLOC_TOP_PAD_:-67108864}
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1} # huge pages, from 2.35
 
-# Prints the first interpreter that the pinned packages have wheels for.
+# Prints the first interpreter for which the pinned packages have wheels.
 find_python() {
   local candidate found=""
   for candidate in python3 python3.13 python3.12 python3.11 python; do
@@ -36,12 +36,12 @@ sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then
 # pyproject.toml and sets PYTHON to the environment's interpreter.
 prepare_environment() {
   local extra=${1:-} python venv log stamp content started=$SECONDS
-  unset PYTHONDONTWRITEBYTECODE # else every start would compile the packages again
+  unset PYTHONDONTWRITEBYTECODE # or every start would compile the packages again
   venv=${PIXEL_BERT_VENV:-$PWD/.venv}
   PYTHON=$venv/bin/python
   stamp=$venv/installed${extra:+-$extra}
   log=$venv/install.log
-  # The stamp holds what the installation depended on, so equal text means nothing to do.
+  # The stamp holds what the installation depends on: if it is equal, nothing is to do.
   content=$(echo "$PWD" && cat requirements.txt pyproject.toml)
   if [[ -x $PYTHON && -f $stamp && $(cat "$stamp") == "$content" ]]; then
     return
@@ -55,8 +55,8 @@ prepare_environment() {
   echo "Installing the pinned packages (about 2.6 GB on disk); log in $log."
   # Removed first: a broken installation must not pass for a finished one.
   rm -f "$venv"/installed*
-  # Not compiled beforehand, which would take half of the time: a run needs few of the
-  # files, and Python compiles those on their first import.
+  # Compiling all files would take half of the time: a run needs few of them, and Python
+  # compiles those on their first import.
   if ! "$PYTHON" -m pip install --disable-pip-version-check --no-compile \
     --editable ".${extra:+[$extra]}" >"$log" 2>&1; then
     tail -n 20 "$log" >&2

@@ -5,15 +5,15 @@
 #     GKE_IMAGE=IMAGE bash launch/gke.sh [--print] NAME FLAGS OF main
 #
 # The image holds the repository at /pixel_bert_jax with the packages of its extra `tpu`
-# installed. The workdir has to be on a volume that all hosts share. A run that was
-# preempted is started again and goes on from its newest checkpoint. --print shows the
-# command and runs nothing.
+# installed. The workdir has to be on a volume that all hosts share. A preempted run is
+# restarted and resumes from its newest checkpoint. --print shows the command and runs
+# nothing.
 #
 # GKE_CLUSTER, GKE_ZONE, GKE_PROJECT  where the cluster is
 # GKE_TYPE      TPU type, such as v5litepod-64
 # GKE_IMAGE     container image
 # GKE_SLICES    number of slices (default: 1)
-# GKE_RESTARTS  most restarts (default: 100)
+# GKE_RESTARTS  largest number of restarts (default: 100)
 set -euo pipefail
 
 print_only=0

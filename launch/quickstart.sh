@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the package, pre-trains the preset `tiny` on rendered scenes, evaluates it on
 # held-out scenes and draws a figure of them. Needs Python 3.11 to 3.13, no data and no
-# accelerator; run it again and it resumes where it stopped.
+# accelerator; run again, it resumes where it stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
@@ -10,7 +10,7 @@ source launch/environment.sh
 workdir=runs/quickstart
 figure=$workdir/scenes.png
 
-# Two CPU devices, each with half of the batch, are quicker than one with two threads.
+# Two CPU devices, each with half of the batch, are faster than one with two threads.
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}
 
 SECONDS=0

@@ -2,7 +2,7 @@
 # Installs the package with its development tools, lints it and runs the tests.
 # Arguments go to pytest: `bash launch/test.sh -m slow` runs the slow tests.
 #
-# PIXEL_BERT_EXTRAS     what is installed beside the package (default: dev); with
+# PIXEL_BERT_EXTRAS     extras to install with the package (default: dev); with
 #                       dev,parity the comparisons with torch run too
 # PIXEL_BERT_REAL_DATA  a folder with coco/, flickr8k/, ...; tests on real photos are
 #                       skipped without it

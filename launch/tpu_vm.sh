@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Gets a TPU pod slice, installs the project on all of its hosts and trains there until the
-# run is done, through preemptions. Runs on your own machine; needs the gcloud command.
+# Requests a TPU pod slice, installs the project on all of its hosts and trains there
+# until the run is done, through preemptions. Runs on your own machine; needs gcloud.
 #
 #   bash launch/tpu_vm.sh [--print] create|setup|train|status|delete [FLAGS OF main]
 #
 #   TPU_NAME=pod TPU_ZONE=us-west4-a TPU_TYPE=v5litepod-64 TPU_SOURCE=https://... \
 #     bash launch/tpu_vm.sh train --config=configs/pretrain.py:r50 --workdir=/mnt/runs/r50
 #
-# `train` does all: it asks for the slice if there is none, waits for it, sets it up, and
-# after a preemption begins again; the run itself goes on from its newest checkpoint. The
-# workdir has to be on storage that all hosts share and that outlives the slice.
+# `train` does everything: it requests the slice if there is none, waits for it, sets it
+# up, and starts over after a preemption; the run itself resumes from its newest
+# checkpoint. The workdir has to be on storage that all hosts share and that outlives the
+# slice.
 # --print shows the commands and runs none.
 #
 # TPU_NAME     name of the slice and of the request for it
@@ -17,11 +18,11 @@
 # TPU_TYPE     accelerator type, such as v5litepod-64
 # TPU_RUNTIME  runtime version (default: v2-alpha-tpuv5-lite)
 # TPU_SOURCE   git address that the hosts clone
-# TPU_REVISION what they check out (default: main)
+# TPU_REVISION revision that they check out (default: main)
 # TPU_MOUNT    command that mounts the shared storage on each host (default: none)
 # TPU_SPOT     1: a spot slice, cheaper and preemptible (default); 0: on demand
-# TPU_PAUSE    seconds between looks at a request (default: 60)
-# TPU_RESTARTS most restarts (default: 1000)
+# TPU_PAUSE    seconds between checks of a request (default: 60)
+# TPU_RESTARTS largest number of restarts (default: 1000)
 set -euo pipefail
 
 print_only=0
@@ -96,14 +97,14 @@ cd $folder; git fetch --quiet; git checkout --quiet $revision
 source launch/environment.sh; prepare_environment tpu"
 }
 
-# Waits until the slice is there, asking anew for one that is gone.
+# Waits until the slice is active, and requests a new one if it is gone.
 wait_for_slice() {
   while true; do
     case $(state) in
       ACTIVE) return ;;
       NONE) create ;;
       SUSPENDED | FAILED) delete ;;
-      *) ;; # on its way, or on its way out
+      *) ;; # being created or deleted
     esac
     sleep "$pause"
   done
@@ -119,8 +120,8 @@ train() {
     on_all_hosts "cd $folder; .venv/bin/python -m pixel_bert_jax.main $flags" || code=$?
     case $code in
       0) return ;;
-      # Bad input, updates that are not finite, bad images, hosts that differ: another
-      # start would end the same way.
+      # Bad input, updates that are not finite, bad images, hosts that differ: a restart
+      # would end the same way.
       2 | 3 | 4 | 6) exit "$code" ;;
     esac
     restarts=$((restarts + 1))

@@ -1,7 +1,7 @@
 """Pixel-BERT (arXiv 2004.00849) in JAX and Flax.
 
-Importing this package reads no data, imports neither JAX nor TensorFlow and touches
-no device. Public names are imported when they are first asked for.
+Importing this package reads no data, imports neither JAX nor TensorFlow and uses no
+device. Public names are imported on first use.
 """
 
 import importlib

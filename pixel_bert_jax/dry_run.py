@@ -1,8 +1,8 @@
-"""What a run would need, without data, tokenizer or weights.
+"""What a run would need, computed without data, tokenizer or weights.
 
-Prints the parameter table, the plan's statistics for images of the config's size
-shares, and the memory of one compiled step: largest canvas, one device's micro-batch,
-one CPU device.
+Prints the table of parameters, the plan's statistics for images with the config's size
+shares, and the memory of one step compiled for a CPU: one device's micro-batch on the
+largest canvas.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from pixel_bert_jax.types import Batch, InputError, refuse_to_run
 
 
 class Planned(Experiment):
-    """An experiment on one device whose data and vocabulary have only sizes."""
+    """An experiment on one device that knows only sizes of data and vocabulary."""
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """One device, or in the config's shape those that were given."""
+        """One device, or the config's mesh if devices were given."""
         if self._devices is not None:
             return super().mesh
         return sharding.make_mesh({"data": 1}, jax.devices()[:1])
 
     @functools.cached_property
     def text(self) -> TextSpec:
-        """An invented vocabulary of the right size."""
+        """A made-up vocabulary of the config's size."""
         size, answers = self.config.dry_run.vocab_size, self.config.dry_run.answers
         vocabulary = Vocabulary(
             (0, 1, 2, 3, 4), 4, np.arange(5, size, dtype=np.int32), np.zeros(size, bool)
@@ -49,12 +49,12 @@ class Planned(Experiment):
 
     @property
     def answers(self) -> None:
-        """No answer is named: only their number counts."""
+        """No answers, of which only the number is needed."""
         return None
 
     @functools.cached_property
     def train_plan(self) -> TrainPlan:
-        """An epoch of invented images with the config's shares of sizes."""
+        """The plan of made-up images with the config's size shares."""
         data, images = self.config.data, self.config.dry_run.images
         texts = self.config.texts_per_group
         if not data.size_shares:
@@ -66,9 +66,9 @@ class Planned(Experiment):
         corpus = Corpus(
             name="images",
             weight=1.0,
-            unit_images=np.arange(images)[:, None],
-            text_unit=np.repeat(np.arange(images), texts),
-            pictures=np.arange(images),
+            set_images=np.arange(images)[:, None],
+            text_set=np.repeat(np.arange(images), texts),
+            image_ids=np.arange(images),
         )
         return TrainPlan(
             [corpus],
@@ -81,13 +81,13 @@ class Planned(Experiment):
 
     @property
     def mesh_sizes(self) -> dict[str, int]:
-        """Sizes of the axes of the mesh that the run would have."""
+        """Sizes of the axes of the run's mesh."""
         shards = self.config.dry_run.shards
         return sharding.mesh_sizes(vars(self.config.mesh), shards)
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """(height, width) of the canvas of most pixels."""
+        """(height, width) of the canvas with the most pixels."""
         canvases = map(geometry.parse_canvas, self.config.data.canvases)
         return max(canvases, key=math.prod)
 
@@ -117,10 +117,10 @@ class Planned(Experiment):
 
 
 def run(config: Config) -> None:
-    """Prints everything; trains nothing.
+    """Prints parameters, plan and memory of a step.
 
     Raises:
-      InputError: the config does not fit together.
+      InputError: fields of the config contradict each other.
     """
     planned = Planned(config)
     params, sizes = planned.variable_shapes["params"], planned.mesh_sizes
@@ -137,12 +137,13 @@ def run(config: Config) -> None:
 def parameter_table(
     params: Mapping[str, Any], groups: Mapping[str, str], specs: Mapping[str, Any]
 ) -> str:
-    """Formats the parameters, then totals.
+    """Formats a table of the parameters, followed by totals.
 
     Args:
       params: nested dict of arrays or shapes.
-      groups: of `optim.Optimizer`.
-      specs: of `sharding.parameter_specs`: how each is split over the mesh.
+      groups: parameter path -> group; see `optim.Optimizer`.
+      specs: parameter path -> its split over the mesh; see
+        `sharding.parameter_specs`.
     """
     flat = flatten(params)
     width = max(map(len, flat))
@@ -166,7 +167,7 @@ def split_of(spec: Any) -> str:
 
 
 def _step_memory(planned: Planned) -> str:
-    """Compiles a step for the largest canvas and reports what it holds."""
+    """Compiles a step for the largest canvas and reports its memory."""
     config, sizes = planned.config, planned.mesh_sizes
     shards = sizes["data"] * sizes["fsdp"]
     accumulate = config.optim.accumulate

@@ -32,8 +32,8 @@ SPLITS = ("evaluate", "predict", "train")
 class Predictor:
     """Runs predict functions on a mesh; see `evaluators.base.Predict`.
 
-    Batches are filled up with empty groups until they divide over the devices, so that
-    any number of groups can be evaluated on any number of devices.
+    Batches are padded with empty groups until they divide evenly over the devices, so
+    that any number of groups can be evaluated on any number of devices.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Predictor:
         """Compiles nothing yet.
 
         Args:
-          experiment: gives mesh, task and the rules of `config.sharding`.
-          alive: is called before every batch with a description of it; what it raises
-            ends the evaluation.
+          experiment: its mesh, task and partition rules are used.
+          alive: called before every batch with a description of it; an exception that
+            it raises ends the evaluation.
         """
         self._mesh, self._task = experiment.mesh, experiment.task
         self._rules = experiment.config.sharding
@@ -64,17 +64,17 @@ class Predictor:
     def __call__(
         self, name: str, variables: Params, step: Step
     ) -> dict[str, np.ndarray]:
-        """Runs one on a step of a stream and returns host arrays."""
+        """Runs a predict function on a step of a stream and returns host arrays."""
         out = to_host(self.run(name, variables, self.place(step)))
         groups = len(step.batch["example_mask"])
         return {key: x[:groups] for key, x in out.items()}
 
     def place(self, step: Step) -> Batch:
-        """Puts a step of a stream onto the devices, its images resized."""
+        """Puts a step of a stream onto the devices and resizes its images there."""
         return prepare_images(self._placed(step.batch), canvas=step.canvas)
 
     def run(self, name: str, variables: Params, batch: Batch) -> dict[str, Array]:
-        """Runs one on arrays [G, ...]; the results, filled up, stay on the devices."""
+        """Runs a predict function on arrays; results, padded, stay on the devices."""
         self._alive(f"a batch of {name} in an evaluation")
         host = {k: x for k, x in batch.items() if isinstance(x, np.ndarray)}
         return self._function(name)(variables, {**batch, **self._placed(host)})
@@ -84,7 +84,7 @@ class Predictor:
 
         def filled(x: np.ndarray) -> np.ndarray:
             missing = -len(x) % shards
-            if not missing:  # as a rule; photos are not copied for nothing
+            if not missing:  # the usual case, in which images are not copied
                 return x
             return np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
 
@@ -97,11 +97,11 @@ class Evaluation:
     """One evaluator of a run, with its split and period.
 
     Attributes:
-      name: key of `config.evals`, "" for the task's own evaluator.
-      kind: of the evaluator.
-      split: whose examples are evaluated.
+      name: key of `config.evals`, "" for the task's default evaluator.
+      kind: class of the evaluator.
+      split: split whose examples are evaluated.
       options: `config.eval` with the entry's own fields.
-      experiment: of the run.
+      experiment: experiment whose model is evaluated.
     """
 
     name: str
@@ -112,27 +112,27 @@ class Evaluation:
 
     @property
     def prefix(self) -> str:
-        """What the names of all its metrics begin with."""
+        """Prefix of the names of its metrics."""
         return f"{self.name}/" if self.name else ""
 
     @functools.cached_property
     def every(self) -> int:
-        """Its period in steps; 0: never."""
+        """Period in steps; 0: never."""
         return self.experiment.steps(self.options.every)
 
     def due(self, step: int) -> bool:
-        """Returns whether it runs after `step` batches."""
+        """Returns whether to evaluate after `step` batches."""
         last = step == self.experiment.total_steps
         return bool(self.every and step and (last or step % self.every == 0))
 
     @property
     def index(self) -> Index:
-        """Index of its split."""
+        """Index of the split."""
         return self.experiment.corpora.index(self.split)
 
     @functools.cached_property
     def plan(self) -> EvaluationPlan:
-        """The examples of its split, each once."""
+        """Plan of the split's examples, each once."""
         return self.experiment.corpora.evaluation_plan(
             self.split,
             partners=self.kind.partners,
@@ -141,12 +141,12 @@ class Evaluation:
         )
 
     def check(self) -> None:
-        """Finds faults of its data and options before anything is compiled."""
+        """Finds faults of data and options before anything is compiled."""
         check_complete(self.kind.needs_all, self.index)
         self.evaluator()
 
     def gives(self, metric: str) -> bool:
-        """Returns whether a metric of that name may be among its own."""
+        """Returns whether it can give a metric of this name."""
         corpora = "|".join(map(re.escape, self.index.corpora))
         patterns = "|".join(self.kind.patterns(self.index))
         form = f"{re.escape(self.prefix)}({corpora})/({patterns})"
@@ -156,7 +156,7 @@ class Evaluation:
         """Makes the evaluator.
 
         Args:
-          workdir: where a long evaluation may leave what it has.
+          workdir: keeps partial results of a long evaluation; None: keep none.
         """
         experiment = self.experiment
         blank = experiment.config.data.blank_images
@@ -167,15 +167,15 @@ class Evaluation:
                 self.options,
                 heads=experiment.task.heads,
                 plan=f"{self.plan.fingerprint} blank={blank}",
-                # Of several processes each would have to know what all have.
+                # With several processes, all would have to agree on what is kept.
                 folder=None if hosts.several() else workdir,
             )
         )
 
     def stream(self) -> Stream:
-        """Opens the stream of its examples.
+        """Opens the stream of the split's examples.
 
-        Where all of them are needed a bad image is an error, whatever the policy.
+        If metrics need all of them, a bad image is an error under any policy.
         """
         data = self.experiment.config.data
         return Stream(
@@ -194,9 +194,9 @@ class Evaluation:
         """Returns the metrics of every example of its split.
 
         Args:
-          predict: kept by the caller so that it compiles once.
+          predict: kept by the caller, so that functions are compiled once.
           variables: parameters and running statistics.
-          workdir: where a long evaluation may leave what it has.
+          workdir: keeps partial results of a long evaluation; None: keep none.
         """
         evaluator = self.evaluator(workdir)
         with self.stream() as batches:
@@ -208,12 +208,13 @@ class Evaluation:
 def evaluations(
     experiment: Experiment, *, split: str = "", oracle: bool | None = None
 ) -> list[Evaluation]:
-    """Returns the evaluators of a run: those of `config.evals`, or the task's own.
+    """Returns the evaluators of `config.evals`, or the task's default if it is empty.
 
     Args:
-      experiment: of the run.
-      split: instead of that of each entry.
-      oracle: instead of `config.eval.oracle`: also compute ceilings of generated data.
+      experiment: experiment whose model is evaluated.
+      split: replaces the split of every entry, if given.
+      oracle: replaces `config.eval.oracle`, if given: whether to compute the ceilings
+        of generated data.
 
     Raises:
       InputError: an entry names an evaluator, split or field that does not exist.
@@ -237,7 +238,7 @@ def evaluations(
                     f"{', '.join(valid)}"
                 )
         if "seed" in entry:
-            raise InputError(f"{where} has no field 'seed'; expected eval.seed, of all")
+            raise InputError(f"{where} has no field 'seed'; set eval.seed, for all")
         options = resolve_section(Eval, {**config.eval.to_dict(), **entry}, where)
         if oracle is not None:
             options = dataclasses.replace(options, oracle=oracle)
@@ -251,11 +252,11 @@ def check_metric(metric: str, found: list[Evaluation]) -> None:
     """Refuses a `checkpoint.best_metric` that no evaluation gives.
 
     Args:
-      metric: its name, "" for none.
-      found: of the run.
+      metric: name of the metric, "" for none.
+      found: the evaluators of the run.
 
     Raises:
-      InputError: with what evaluations give.
+      InputError: no evaluator gives it; lists what they give.
     """
     if not metric or any(one.gives(metric) for one in found):
         return

@@ -1,4 +1,4 @@
-"""From a config to everything that it decides, each part built on demand."""
+"""From a config to all parts of a run, each built on demand."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from pixel_bert_jax.types import InputError, Params, nearest
 
 
 class Experiment:
-    """Everything that a config decides, built on demand.
+    """All parts of a run that a config decides, built on demand.
 
     Attributes:
-      config: resolved.
+      config: the resolved config.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class Experiment:
         """Checks what can be checked at once.
 
         Args:
-          config: of `configs/`.
+          config: a config, resolved or as in `configs/`.
           rebuild_index: build the indexes again.
-          tokenizer: instead of the config's (that of a checkpoint).
+          tokenizer: replaces the config's, such as by that of a checkpoint.
           answers: likewise the answer vocabulary.
-          devices: instead of all.
+          devices: devices of the mesh; None: all.
 
         Raises:
           InputError: a name in the config does not exist, or a value cannot be used.
@@ -72,17 +72,17 @@ class Experiment:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """All devices, in the config's shape."""
+        """The mesh of all devices, with the config's sizes."""
         return sharding.make_mesh(vars(self.config.mesh), self._devices)
 
     @functools.cached_property
     def tokenizer(self) -> WordPiece:
-        """The checkpoint's tokenizer, or else that of `data.tokenizer`."""
+        """The tokenizer that was given, or else that of `data.tokenizer`."""
         return self._tokenizer or load_tokenizer(self.config.data.tokenizer)
 
     @functools.cached_property
     def corpora(self) -> Corpora:
-        """The data."""
+        """The corpora, with their indexes and plans."""
         return Corpora(self.config, lambda: self.tokenizer, rebuild=self._rebuild)
 
     @property
@@ -92,10 +92,10 @@ class Experiment:
 
     @functools.cached_property
     def answers(self) -> AnswerVocabulary | None:
-        """The checkpoint's answers, or else those of `data.answers`.
+        """The answers that were given, or else those of `data.answers`.
 
-        None if no question is asked. Without a list they are counted in the training
-        split.
+        None if the texts are no questions. If `data.answers` is empty, answers are
+        counted in the training split.
         """
         if not any(o.asks for o in objectives.build(self.config.objectives)):
             return None
@@ -113,7 +113,7 @@ class Experiment:
 
     @functools.cached_property
     def text(self) -> TextSpec:
-        """What the task must know of its texts."""
+        """What the task needs to know of its texts."""
         tokenizer = self.tokenizer
         vocabulary = Vocabulary(
             special_ids=tuple(int(i) for i in tokenizer.special_ids),
@@ -132,7 +132,7 @@ class Experiment:
 
     @functools.cached_property
     def train_plan(self) -> TrainPlan:
-        """Which examples form which training batch."""
+        """The plan: which examples form which training batch."""
         groups, accumulate = self.config.groups, self.config.optim.accumulate
         sharding.check_groups(groups, accumulate, sharding.data_shards(self.mesh))
         task = self.task
@@ -151,7 +151,7 @@ class Experiment:
         return durations.steps(self.config.total, steps_per_epoch=epoch)
 
     def steps(self, duration: str | int) -> int:
-        """Returns a duration of the config in steps; percentages are of the run."""
+        """Returns a duration in steps; percentages are of the whole run."""
         epoch = self.train_plan.steps_per_epoch
         return durations.steps(duration, steps_per_epoch=epoch, total=self.total_steps)
 
@@ -175,8 +175,8 @@ class Experiment:
     def stored_target(self, config: Config) -> TrainState:
         """Returns the target for a state that was trained with `config`.
 
-        Lengths of the run decide schedules alone, no shape, so the training data that
-        they are counted from is not needed.
+        The length of the run decides schedules but no shapes, so the training data, by
+        which it is counted, is not needed.
         """
         return self._target(self._optimizer(config, 1, 1))
 
@@ -199,8 +199,8 @@ class Experiment:
         """Makes the state before the first step.
 
         Args:
-          arrays: {"params/..." or "batch_stats/..." path: array} that replace those of
-            a model from scratch.
+          arrays: path ("params/..." or "batch_stats/...") -> array that replaces the
+            one from scratch.
         """
         state = train_state.create(
             self.task, self.optimizer, self.config.seed, self.target
@@ -211,7 +211,7 @@ class Experiment:
         nested = trees.unflatten(variables)
         params = nested["params"]
         state = state.replace(params=params, batch_stats=nested.get("batch_stats", {}))
-        if arrays and state.carried:  # momentum weights begin as what they follow
+        if arrays and state.carried:  # momentum weights start from the loaded ones
             shardings = jax.tree.map(lambda x: x.sharding, self.target.carried)
             carry = jax.jit(self.task.carried, out_shardings=shardings)
             state = state.replace(carried=carry(params))
@@ -225,12 +225,12 @@ class Experiment:
 
     @functools.cached_property
     def train_step(self) -> Any:
-        """The jitted training step, made once."""
+        """The jitted training step, built once."""
         return self.jitted_step()
 
     @functools.cached_property
     def meta(self) -> dict[str, Any]:
-        """What a checkpoint stores beside the state."""
+        """What a checkpoint stores besides the state."""
         return {
             "format": FORMAT,
             "config": self.config.to_dict(),

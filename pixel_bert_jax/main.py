@@ -46,7 +46,7 @@ flags.DEFINE_float("host_timeout", 300.0, "Seconds to wait for the other process
 
 def main(launch: config.Launch) -> int:
     """Runs one mode and returns the exit code."""
-    # Imported here, so that a wrong command line is answered at once.
+    # Imported here, so that faults of the command line are reported at once.
     import jax
 
     from pixel_bert_jax import dry_run, train
@@ -64,9 +64,9 @@ def main(launch: config.Launch) -> int:
     chosen, cache = launch.config, launch.config.compile_cache
     workdir = Path(FLAGS.workdir or launch.workdir).expanduser().resolve()
     index = {"rebuild_index": FLAGS.rebuild_index}
-    # What a preset starts from by itself is not the model that is meant.
+    # A model that only the preset names is what training started from, not its result.
     model = index | {"split": FLAGS.split, "preset_model": launch.preset.init.model}
-    # The environment variable is JAX's own and wins.
+    # JAX's own environment variable takes precedence.
     if cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))
     try:
@@ -104,14 +104,14 @@ def main(launch: config.Launch) -> int:
 def run(launch: config.Launch) -> None:
     """Ends this process with the exit code of `main`.
 
-    After an error nothing is waited for: a thread that reads a file which never comes
-    could be waited for without end.
+    After an error, no thread is waited for: one that reads a file that never arrives
+    would keep the process alive for ever.
     """
     code = main(launch)
     if code in (types.EXIT_DONE, types.EXIT_PREEMPTED):
         sys.exit(code)
     if code == types.EXIT_HOSTS:
-        time.sleep(1)  # all have the same to report; the end of one may end others
+        time.sleep(1)  # all report the same; the end of one may end others too early
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

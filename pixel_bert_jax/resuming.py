@@ -1,4 +1,4 @@
-"""The state a run goes on from: its own checkpoint, a trained model, or scratch."""
+"""The state that a run starts from: its own checkpoint, weights, or scratch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BAD_IMAGES = "bad_images.jsonl"
 def restore_or_create(
     experiment: Experiment, checkpoints: checkpointing.Checkpoints, workdir: Path
 ) -> tuple[TrainState, int]:
-    """Returns the state to go on from and its step: own workdir, or a new one.
+    """Returns the newest state of the workdir, or a new one, and its step.
 
     Raises:
       InputError: the workdir's checkpoint was made with another config or other data.
@@ -66,17 +66,17 @@ def restore_or_create(
 
 
 def create(experiment: Experiment) -> TrainState:
-    """Returns a new state: from the weights that `init` names, or from scratch.
+    """Returns a new state, from the weights that `config.init` names or from scratch.
 
     Raises:
-      InputError: no starting weights where they are needed, or unfitting ones.
+      InputError: weights are missing where they are required, or do not fit.
     """
     init, task = experiment.config.init, experiment.task
     parts = [name for name in ("text", "cnn") if getattr(init, name)]
     if init.model:
         if parts:
             raise InputError(
-                f"init.model is given, a whole model, and init.{parts[0]} beside it; "
+                f"init.model, a whole model, and init.{parts[0]} are both given; "
                 "expected one or the other"
             )
         found = trained.load_model(init.model)
@@ -119,7 +119,7 @@ def inherited(task: Task) -> dict[str, tuple[str, Callable[[Any], Any]]]:
 
 
 def _check_tokens(found: Pretrained, experiment: Experiment) -> None:
-    """Refuses a model of other words or answers, which would be mixed up silently."""
+    """Refuses a model of other words or answers, whose ids mean something else."""
     name = experiment.config.init.model
     if found.tokenizer.fingerprint != experiment.tokenizer.fingerprint:
         raise InputError(
@@ -139,7 +139,7 @@ def _check_tokens(found: Pretrained, experiment: Experiment) -> None:
 
 
 def truncate_logs(workdir: Path, step: int) -> None:
-    """Removes what a killed run wrote after the checkpoint of `step`."""
+    """Removes log lines that a killed run wrote after the checkpoint of `step`."""
     if hosts.first():
         metrics.truncate_log(workdir / metrics.FILE, step)
     # Bad images are listed with the step of the plan, which counts from 0.
@@ -147,6 +147,6 @@ def truncate_logs(workdir: Path, step: int) -> None:
 
 
 def bad_images_file() -> str:
-    """Returns the name of this process's list; each decodes other images."""
+    """Returns the name of this process's list, since each decodes other images."""
     number = jax.process_index()
     return f"bad_images.{number}.jsonl" if number else BAD_IMAGES

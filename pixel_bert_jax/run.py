@@ -1,4 +1,4 @@
-"""What a training run does beside training: logs, checkpoints, evaluations, signals."""
+"""A training run apart from its steps: logs, checkpoints, evaluations, signals."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.training.train_step import NOT_FINITE, SKIPPED
 from pixel_bert_jax.types import InputError, NonFiniteError, Sums, nearest
 
-# Steps after which the time of the rest is projected, and from which on it is measured:
-# the first ones compile.
+# Step at which the remaining time is projected, and step from which it is measured,
+# since the first steps compile.
 PROJECT_AFTER, PROJECT_FROM = 50, 25
 
 
@@ -43,26 +43,26 @@ class _Interrupted(Exception):
 
 
 class Run:
-    """A run in its workdir, as a context: opened where the last launch stopped.
+    """A run in its workdir, a context manager that resumes where the last launch ended.
 
     Attributes:
-      experiment: what the config decides.
-      state: the train state, which the loop replaces.
+      experiment: the parts that the config decides.
+      state: the train state, which the training loop replaces.
       first: step that this launch starts from.
       total: step that the run ends at.
     """
 
     def __init__(self, experiment: Experiment, workdir: Path, command: str):
-        """Finds every fault that shows before anything is compiled.
+        """Finds all faults that can be found before anything is compiled.
 
         Args:
-          experiment: of the run.
-          workdir: holds checkpoints, metrics and the config.
-          command: that does the same, kept as the model's record of origin.
+          experiment: the parts that the config decides.
+          workdir: folder for checkpoints, metrics and the config.
+          command: command line of this run, kept with the model as its origin.
 
         Raises:
           InputError: bad input.
-          HostError: another process has other data.
+          HostError: processes have different data.
         """
         config = experiment.config
         self.experiment, self._workdir = experiment, workdir
@@ -78,7 +78,7 @@ class Run:
         hosts.compare({name: self._meta[name] for name in ("plan", "index")})
         found = evaluate.evaluations(experiment)
         self._evaluations = [one for one in found if one.every]
-        for one in self._evaluations:  # faults of held-out data show before training
+        for one in self._evaluations:  # report faults of held-out data before training
             one.check()
             for overlap in overlaps(experiment.train_index, one.index):
                 hosts.say(f"warning: {overlap}")
@@ -110,12 +110,12 @@ class Run:
             workdir, **checkpointing.options(config.checkpoint)
         )
         stack.callback(self._checkpoints.close)
-        _ = self._checkpoints.newest_step(checkpointing.BEST)  # damage shows at once
+        _ = self._checkpoints.newest_step(checkpointing.BEST)  # report damage at once
         self.state, self.first = resuming.restore_or_create(
             self.experiment, self._checkpoints, workdir
         )
         self._sound = int(self.state.skipped) == 0
-        # A run that was killed between saving and evaluating makes up for it.
+        # A run that was killed between saving and evaluating evaluates first.
         done = metrics.evaluation_at(workdir, self.first)
         late = self._due(self.first) and done is None
         self._late = bool(hosts.agree(late))  # process 0 has the log
@@ -139,17 +139,17 @@ class Run:
         return self.first >= self.total and not self._late
 
     def batches(self) -> Iterator[Step]:
-        """Yields the batches that are left, after an evaluation that is still due."""
+        """Yields the remaining batches, after an evaluation that is overdue."""
         if self._late:
             self._evaluate(self.first)
         yield from self._watchdog.watched(self._read(), "a batch came")
 
     def _read(self) -> Iterator[Step]:
-        """Yields the stream; where reading fails, what was learned is kept."""
+        """Yields the stream; if reading fails, saves the state before raising."""
         try:
             yield from self._stream
         except Exception as error:
-            if hosts.several():  # the others do not know of it
+            if hosts.several():  # a save needs all processes, and the others train on
                 raise
             try:
                 self._record()
@@ -161,18 +161,19 @@ class Run:
             raise
 
     def after_step(self, step: int, sums: Sums) -> None:
-        """Does what is due after `step` batches: metrics, checkpoints, evaluations.
+        """Does what is due after a step: metrics, checkpoints, evaluations.
 
-        Metrics are read one step late, so that the device is never waited for.
+        Metrics are read one step late, so that the host does not wait for the device.
 
         Args:
-          step: batches consumed.
+          step: number of batches consumed.
           sums: metrics of the last one, on the device.
 
         Raises:
           Preempted: SIGTERM came; the state was saved.
           NonFiniteError: too many updates in a row were not finite.
         """
+        # Of the step before: the device is busy with this one already.
         self._record()
         due = step % self.experiment.config.log.every == 0 or step in (1, self.total)
         stream = self._stream
@@ -181,6 +182,8 @@ class Run:
         )
         self._project(step)
         self._checkpoints.check()
+        # Before the state is used for anything lasting, its own metrics are read: they
+        # tell whether its updates were finite.
         if self._terminated() and step < self.total:
             self._record()
             self._stop(step)
@@ -195,7 +198,7 @@ class Run:
         """Waits for the last checkpoint and reports the end."""
         if not self.finished:
             self._checkpoints.wait()
-        digest = trees.digest(self.state)  # of all processes together
+        digest = trees.digest(self.state)  # a collective: every process calls it
         if self.finished:
             hosts.say(
                 f"already finished: {self._workdir} is at step {self.first} of "
@@ -205,7 +208,7 @@ class Run:
             self._writer.say(f"finished step {self.total}, SHA-256 {digest}")
 
     def report(self) -> None:
-        """Prints what is about to be trained."""
+        """Prints a summary of what is about to be trained."""
         experiment, plan = self.experiment, self.experiment.train_plan
         lines = [
             f"devices    {dict(experiment.mesh.shape)} of "
@@ -243,7 +246,7 @@ class Run:
                     variables = self.state.variables
                     found |= one.run(self._predict, variables, self._workdir)
         except _Interrupted:
-            self._stop(step)  # a relaunch makes up for the evaluation
+            self._stop(step)  # a relaunch evaluates first
         metric = self.experiment.config.checkpoint.best_metric
         if not {metric, f"{metric}@missing"} & found.keys() and any(
             one.due(step) and one.gives(metric) for one in self._evaluations
@@ -252,13 +255,13 @@ class Run:
                 f"checkpoint.best_metric is {metric!r}{nearest(metric, found)}; this "
                 f"evaluation gave {', '.join(found)}"
             )
-        # The line comes last: it says that nothing of this evaluation is missing.
+        # The log line comes last: it marks the evaluation as complete.
         if self._checkpoints.save_if_best(self.state, self._meta, found):
             self._checkpoints.wait()
         self._writer.evaluation(step, found)
 
     def _project(self, step: int) -> None:
-        """Prints how long the rest takes, once enough steps are measured."""
+        """Prints how long the remaining steps take, once enough are measured."""
         if step == self.first + PROJECT_FROM:
             self._started = seconds_at(self.state)
         if step == self.first + PROJECT_AFTER:
@@ -267,7 +270,11 @@ class Run:
             self._writer.say(metrics.projection(seconds, steps, self.total - step))
 
     def _record(self) -> None:
-        """Writes the metrics of the step before, if that was not done."""
+        """Writes the pending metrics, if there are any.
+
+        Raises:
+          NonFiniteError: too many consecutive updates were not finite.
+        """
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -277,15 +284,15 @@ class Run:
         if pending.due or skipped > budget:
             values = metrics.means(jax.device_get(pending.sums))
             first = int(values.pop(NOT_FINITE))
-            # Of the global batch, of which this process may have read a part.
+            # From the plan: this process may have read only part of the global batch.
             planned = experiment.train_plan.batch(pending.step - 1)
-            uid = np.ascontiguousarray(planned.uid).tobytes()
+            example_id = np.ascontiguousarray(planned.example_id).tobytes()
             if config.data.on_bad_image == "skip":
                 values["data/bad_images"] = float(pending.bad_images)
             self._writer.train(
                 pending.step,
                 values,
-                examples=hashlib.sha256(uid).hexdigest()[:16],
+                examples=hashlib.sha256(example_id).hexdigest()[:16],
                 pairs=float((planned.texts >= 0).sum()),
                 waited=pending.waited,
                 moment=pending.moment,
@@ -299,8 +306,8 @@ class Run:
             f"more than optim.non_finite_budget = {budget}; the first gradient that is "
             f"not finite: {named}"
         )
-        # The parameters are the last good ones. A relaunch that comes to the same end
-        # must not push out the checkpoints from before.
+        # The parameters are the last finite ones. If this launch itself started from
+        # such a state, saving again would only push out the checkpoints from before.
         try:
             if self._sound:
                 self._checkpoints.save(self.state, self._meta)
@@ -349,7 +356,7 @@ def open_stream(
 
 
 def seconds_at(state: TrainState) -> float:
-    """Returns the clock's seconds once the state's last step is really done."""
+    """Returns the clock's seconds once the state's last step has finished."""
     jax.block_until_ready(state.step)
     return time.monotonic()
 
@@ -358,16 +365,16 @@ def seconds_at(state: TrainState) -> float:
 def on_sigterm() -> Iterator[Callable[[], bool]]:
     """Turns SIGTERM into a flag that is read between steps and between batches.
 
-    Yields a function that says whether the signal came; of several processes, which
-    have to ask equally often, all get the same answer, from JAX's service. The former
-    handler is put back afterwards. Off the main thread signals stay as they are.
+    Yields a function that returns whether the signal came. Several processes, which
+    have to ask equally often, all get the same answer from JAX's service. The former
+    handler is restored afterwards. Outside the main thread, signals are left alone.
     """
     if hosts.several():
         asked = itertools.count()
         came = [False]
 
         def agreed() -> bool:
-            # The service says so once.
+            # The service reports it only once.
             came[0] |= multihost_utils.reached_preemption_sync_point(next(asked))
             return came[0]
 

@@ -27,16 +27,15 @@ def train_and_evaluate(
     rebuild_index: bool = False,
     command: str = "",
 ) -> TrainState:
-    """Trains to the config's end and returns the final state.
+    """Trains for the config's number of steps and returns the final state.
 
-    A relaunch with the same arguments goes on where the newest checkpoint stands, bit
-    for bit.
+    A relaunch with the same arguments resumes from the newest checkpoint, bit for bit.
 
     Args:
-      config: of `configs/`.
-      workdir: holds checkpoints, metrics and the config.
+      config: a config, resolved or as in `configs/`.
+      workdir: folder for checkpoints, metrics and the config.
       rebuild_index: build the data's index again.
-      command: that does the same, kept as the model's record of origin.
+      command: command line of this run, kept with the model as its origin.
 
     Raises:
       InputError: bad input, known before anything is compiled.
@@ -49,7 +48,8 @@ def train_and_evaluate(
             run.report()
             for item in run.batches():
                 batch = place(item, experiment)
-                # The step's arrays are on the devices: anything else is a mistake.
+                # All of the step's arrays are on the devices: a transfer would be a
+                # mistake that makes every step wait.
                 with jax.transfer_guard("disallow"):
                     run.state, sums = experiment.train_step(run.state, batch)
                 run.after_step(item.step + 1, sums)
@@ -61,8 +61,8 @@ def place(item: Step, experiment: Experiment) -> Batch:
     """Puts a step's batch onto the mesh, [A, G / A, ...], and resizes its images there.
 
     Args:
-      item: of the stream; host arrays [G, ...] of this process's groups.
-      experiment: gives A micro-batches and the mesh.
+      item: step of the stream, with host arrays [G, ...] of this process's groups.
+      experiment: its number A of micro-batches and its mesh are used.
     """
     accumulate = experiment.config.optim.accumulate
     batch = {k: x.reshape(accumulate, -1, *x.shape[1:]) for k, x in item.batch.items()}

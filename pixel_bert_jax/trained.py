@@ -1,4 +1,4 @@
-"""A trained model, wherever it lies: a workdir, an exported folder, the hub."""
+"""Trained models, from a workdir, an exported folder or the hub."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError, Params, refuse_to_run
 
-# Fields of config.model that decide how numbers are computed, not which model it is.
+# Fields of config.model that decide how the model is computed, not which one it is.
 COMPUTATION = ("dtype", "remat", "norm_momentum", "dropout", "sample_pixels")
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A model that a launch means, and the experiment of this launch around it.
+    """The trained model of a launch, with the experiment of this launch.
 
     Attributes:
-      experiment: of this launch.
+      experiment: experiment of this launch, for this model.
       variables: parameters and running statistics.
-      name: says which model it is, for people.
+      name: description of the model, for messages.
     """
 
     experiment: Experiment
@@ -48,20 +48,20 @@ class Trained:
 def find(
     config: Config, workdir: Path, *, preset_model: str, rebuild_index: bool
 ) -> Trained:
-    """Returns the model that a launch means.
+    """Returns the trained model that a launch names.
 
-    It is `init.model` if that is given, else the best (or newest) checkpoint of the
-    workdir.
+    It is `init.model` if that is given, otherwise the best (or newest) checkpoint of
+    the workdir.
 
     Args:
-      config: of this launch.
-      workdir: of a training run.
-      preset_model: `init.model` of the preset: what training starts from by itself is
-        not meant.
+      config: config of this launch.
+      workdir: folder of a training run.
+      preset_model: `init.model` of the preset, which is ignored: training starts from
+        it.
       rebuild_index: build the indexes of the data again.
 
     Raises:
-      InputError: there is no model, or another one.
+      InputError: there is no model, or it does not fit the config.
     """
     where = config.init.model
     if where and where != preset_model:
@@ -85,16 +85,16 @@ def from_workdir(
     """Loads a workdir's best checkpoint, or the newest if none was kept as best.
 
     Args:
-      config: of this launch; model, objectives and tokenizer must be the checkpoint's.
-        None: the checkpoint's own, on one device.
-      workdir: of the training run.
-      options: of `Experiment`.
+      config: config of this launch; model, objectives and tokenizer have to be the
+        checkpoint's. None: the checkpoint's own config, on one device.
+      workdir: folder of a training run.
+      options: further arguments of `Experiment`.
 
     Returns:
       The experiment of this launch, the state, and the checkpoint's `meta` record.
 
     Raises:
-      InputError: no checkpoint, or one of another model; lists the differences.
+      InputError: no checkpoint, or a different model; lists the differences.
     """
     if not (workdir / FOLDER).is_dir():
         raise InputError(
@@ -125,11 +125,11 @@ def load_model(name: str | Path) -> Pretrained:
     """Loads a trained model from a workdir, an exported folder or the hub.
 
     Args:
-      name: a run's workdir, of which the best (or newest) checkpoint counts, or what
-        `from_pretrained` takes.
+      name: workdir of a run, whose best (or newest) checkpoint is loaded, or a name for
+        `from_pretrained`.
 
     Raises:
-      InputError: there is no model, or a damaged one.
+      InputError: there is no model, or it is damaged.
     """
     workdir = Path(name).expanduser()
     if not (workdir / FOLDER).is_dir():
@@ -145,7 +145,7 @@ def load_model(name: str | Path) -> Pretrained:
             meta.get("figures") or metrics.evaluation_at(workdir, step) or {}
         ),
     }
-    # Where files lay on one machine means nothing elsewhere.
+    # Paths on this machine mean nothing elsewhere.
     config = replace(config, dict.fromkeys(places(config), ""))
     variables = jax.tree.map(trees.whole, state.variables)
     return Pretrained.of(
@@ -160,15 +160,16 @@ def load_model(name: str | Path) -> Pretrained:
 def from_model(
     config: Config, name: str | Path, **options: Any
 ) -> tuple[Experiment, Pretrained]:
-    """Makes the experiment of this launch around a trained model.
+    """Returns the experiment of this launch for a trained model, and the model.
 
     Args:
-      config: of this launch; model, objectives and tokenizer must be the model's.
+      config: config of this launch; model, objectives and tokenizer have to be the
+        model's.
       name: see `load_model`.
-      options: of `Experiment`.
+      options: further arguments of `Experiment`.
 
     Raises:
-      InputError: no such model, or another one; lists the differences.
+      InputError: no such model, or a different one; lists the differences.
     """
     found = load_model(name)
     where = f"the model in {name}"
@@ -188,16 +189,15 @@ def _check_same_model(
     answers: AnswerVocabulary | None,
     where: str,
 ) -> None:
-    """Compares what a model is: architecture, heads, vocabulary and answers.
+    """Compares what defines a model: architecture, heads, vocabulary and answers.
 
-    How it was trained may differ, what it is evaluated on, and the type of its
-    products.
+    Training, evaluation data and the dtype of products may differ.
 
     Args:
       old: config that the model was trained with.
       new: config of this launch.
-      tokenizer: of the model.
-      answers: of the model.
+      tokenizer: the model's tokenizer.
+      answers: the model's answer vocabulary.
       where: names the model in the message.
 
     Raises:
@@ -216,7 +216,7 @@ def _check_same_model(
 
     check_same_config(model(old), model(new), where)
     name = new.data.tokenizer
-    # Its own tokenizer needs no file, so another is opened only if one is asked for.
+    # The model brings its tokenizer, so a file is read only if another one is named.
     if name != old.data.tokenizer:
         asked = load_tokenizer(name)
         if asked.fingerprint != tokenizer.fingerprint:

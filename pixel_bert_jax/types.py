@@ -1,6 +1,6 @@
-"""Names shared by every layer: the errors that decide an exit code, and type aliases.
+"""Names shared by all layers: errors that decide the exit code, and type aliases.
 
-Nothing here imports JAX, so that the numpy-only parts of the data path stay light.
+JAX is not imported here, so that the numpy-only parts of the data path load fast.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BadImageBudgetError(RuntimeError):
 
 
 class NonFiniteError(RuntimeError):
-    """Too many updates in a row were not finite; exit code 3."""
+    """Too many consecutive updates were not finite; exit code 3."""
 
 
 class HostError(RuntimeError):
@@ -45,12 +45,12 @@ class HostError(RuntimeError):
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns " (did you mean 'x'?)" for the closest valid name, or an empty string.
 
-    Of dotted names, one whose last part is right is closest: "accumulate" and
+    Among dotted names, one whose last part is right is closest: "accumulate" and
     "model.accumulate" mean "optim.accumulate".
 
     Args:
-      name: what was received.
-      valid: the names that exist.
+      name: the name that was received.
+      valid: names that exist.
     """
     name, valid = str(name), [str(v) for v in valid]
     last = name.rpartition(".")[2]
@@ -61,9 +61,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def refuse_to_run(module: str) -> NoReturn:
-    """Ends `python -m` of a module that is no program, with exit code 2.
+    """Ends `python -m` of a module that is not a program, with exit code 2.
 
-    Without it, such a command would do nothing and report success.
+    Without this, such a command would do nothing and report success.
 
     Args:
       module: name below the package, such as "train".

@@ -14,7 +14,7 @@ from pixel_bert_jax.config import Config, resolve
 from pixel_bert_jax.objectives.base import Inputs, Loss, Objective, TextSpec
 from pixel_bert_jax.objectives.views import View
 from pixel_bert_jax.ops.image import RGB_STD
-from pixel_bert_jax.ops.keys import HOLE
+from pixel_bert_jax.ops.keys import NO_EXAMPLE
 from pixel_bert_jax.ops.masking import Vocabulary
 from pixel_bert_jax.tasks import Task
 from pixel_bert_jax.training import optim, sharding, train_state, train_step
@@ -148,8 +148,10 @@ def batch(
     corpus = random.integers(0, corpora, groups).astype(np.int32)
     high = np.broadcast_to(corpus[:, None], (groups, texts))
     low = np.arange(groups * texts).reshape(groups, texts)
-    uid = np.stack([high, low], axis=-1)
-    uid = np.where((size[..., 0] > 0).all(axis=1)[:, None, None], uid, HOLE)
+    example_id = np.stack([high, low], axis=-1)
+    example_id = np.where(
+        (size[..., 0] > 0).all(axis=1)[:, None, None], example_id, NO_EXAMPLE
+    )
     out = {
         "image": image,
         "image_size": size,
@@ -157,7 +159,7 @@ def batch(
         "corpus": corpus,
         "text_ids": ids,
         "text_mask": mask,
-        "example_uid": uid.astype(np.uint32),
+        "example_id": example_id.astype(np.uint32),
         "example_mask": real,
     }
     out["image_id"] = out["image_id"].astype(np.int32)

@@ -111,9 +111,9 @@ def test_all_canvases_of_tiny_presets_occur_in_the_plan(name):
             Corpus(
                 name="scenes",
                 weight=1.0,
-                unit_images=np.arange(SCENES, dtype=np.int32)[:, None],
-                text_unit=np.repeat(np.arange(SCENES), texts),
-                pictures=np.arange(SCENES),
+                set_images=np.arange(SCENES, dtype=np.int32)[:, None],
+                text_set=np.repeat(np.arange(SCENES), texts),
+                image_ids=np.arange(SCENES),
             )
         ],
         np.array([(r.height, r.width) for r in records], np.int32),

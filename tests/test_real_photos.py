@@ -108,9 +108,9 @@ def test_a_pair_of_a_landscape_and_a_portrait_lies_on_the_square(index):
     single = index.plan_corpus(0)
     corpus = dataclasses.replace(
         single,
-        unit_images=np.array([[wide, tall]]),
-        text_unit=np.zeros_like(single.text_unit),
-        pictures=single.pictures[:1],
+        set_images=np.array([[wide, tall]]),
+        text_set=np.zeros_like(single.text_set),
+        image_ids=single.image_ids[:1],
     )
     assert isinstance(corpus, Corpus)
     plan = plan_of(index, corpus, groups=1)

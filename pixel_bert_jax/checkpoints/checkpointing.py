@@ -46,7 +46,7 @@ MAY_CHANGE = (
     "sharding_tolerance",
     "total",
     "watchdog",
-    "data/on_bad_image",  # a run that stopped at a broken photo goes on without it
+    "data/on_bad_image",  # a run that stopped at a broken photo can resume
     "data/bad_image_budget",
     "data/root",
     "data/index_dir",
@@ -120,7 +120,7 @@ class Checkpoints:
         return True
 
     def _value(self, metrics: Mapping[str, float]) -> float | None:
-        """Returns the metric that decides, or that of the images that are there."""
+        """Returns the metric that decides, if need be that without missing images."""
         for name in (self.metric, f"{self.metric}@missing"):
             if name in metrics:
                 return metrics[name]

@@ -1,7 +1,6 @@
-"""A run's config: one schema, one reader, one language for changes.
+"""The config of a run: one schema, one reader, one syntax for overrides.
 
-Light on purpose: neither JAX nor TensorFlow is imported, so that a wrong value is
-answered at once.
+Neither JAX nor TensorFlow is imported here, so that a wrong value is reported at once.
 """
 
 from pixel_bert_jax.config.command_line import Launch, load, parse_program

@@ -1,4 +1,4 @@
-"""The one language in which a config is chosen and changed, for programs and tests.
+"""The command line: how programs and tests choose and override a config.
 
     --config=configs/pretrain.py:tiny --config.optim.accumulate=2
 
@@ -31,12 +31,12 @@ KEY = r"\s*[A-Za-z_][\w.\[\]]*="
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """A config as a command line chose it.
+    """A config that was chosen by a command line.
 
     Attributes:
-      config: with all changes.
-      preset: without any.
-      file: the config file, as it was given.
+      config: the config with all overrides.
+      preset: the config without any.
+      file: path of the config file, as given.
     """
 
     config: Config
@@ -45,14 +45,14 @@ class Launch:
 
     @property
     def workdir(self) -> Path:
-        """runs/<config file>_<preset>, where a run lies unless --workdir is given."""
+        """The default of --workdir: runs/<config file>_<preset>."""
         return Path(
             "runs", "_".join(filter(None, (self.file.stem, self.config.preset)))
         )
 
     @property
     def command(self) -> str:
-        """The command that trains with this config, but for where files lie."""
+        """The command that trains with this config, without the paths of a machine."""
         source = f"configs/{self.file.stem}.py:{self.config.preset}"
         words = [f"python -m pixel_bert_jax.main --config={source}"]
         left_out = places(self.config)
@@ -66,7 +66,7 @@ class Launch:
 def _differences(
     new: Mapping[str, Any], old: Mapping[str, Any], start: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Yields (name, value) of fields that differ; a mapping of other names as one."""
+    """Yields (name, value) of fields that differ; mappings of other keys as a whole."""
     for name, value in new.items():
         before = old[name]
         if value == before:
@@ -79,7 +79,7 @@ def _differences(
 
 
 def load(value: str, changes: Mapping[str, Any] | None = None) -> Config:
-    """Returns the config that a command line would give.
+    """Returns the config that a command line chooses.
 
     Args:
       value: of --config: FILE:PRESET, or FILE:PRESET,key=value,...
@@ -94,17 +94,17 @@ def load(value: str, changes: Mapping[str, Any] | None = None) -> Config:
 
 
 def parse(words: Sequence[str], values: flags.FlagValues) -> tuple[Launch, list[str]]:
-    """Parses a command line: --config, and whatever else `values` defines.
+    """Parses a command line: --config, and all other flags that `values` defines.
 
     Args:
-      words: with the program's name at first.
-      values: gains the flag --config.
+      words: the command line, beginning with the program's name.
+      values: flags; the flag --config is added.
 
     Returns:
-      What was chosen, and the words that are no flag.
+      The launch, and the words that are not flags.
 
     Raises:
-      InputError: anything wrong on the command line or in the config.
+      InputError: any fault of the command line or the config.
     """
     words = values.read_flags_from_files(list(words), force_gnu=False)
     words = list(_without_shorthand(words))
@@ -120,7 +120,7 @@ def parse(words: Sequence[str], values: flags.FlagValues) -> tuple[Launch, list[
         message = str(error).removesuffix(".")
         raise InputError(message + parser.expected(message)) from error
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        # What follows a field, as in --config.data.corpora[0].name.
+        # An index or attribute of a field, as in --config.data.corpora[0].name.
         raise InputError(f"no such element of a --config.FIELD: {error}") from error
     if parser.preset is None:
         raise InputError(f"--config is missing; for example {EXAMPLE}")
@@ -128,7 +128,7 @@ def parse(words: Sequence[str], values: flags.FlagValues) -> tuple[Launch, list[
 
 
 def parse_program(words: list[str]) -> Launch:
-    """Parses the command line of `main`; anything wrong in it ends with exit code 2."""
+    """Parses the command line of `main`; a fault in it ends with exit code 2."""
     values = flags.FLAGS
     try:
         launch, rest = parse(words, values)
@@ -138,7 +138,7 @@ def parse_program(words: list[str]) -> Launch:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
-    # `app.run` would make it INFO, at which checkpointing reports every file.
+    # `app.run` would make it INFO, at which Orbax reports every file.
     if values["verbosity"].using_default_value:
         values.verbosity = logging.WARNING
     return launch
@@ -170,11 +170,11 @@ def _check(values: flags.FlagValues) -> None:
 
 
 def _without_shorthand(words: Sequence[str]) -> Iterator[str]:
-    """Writes key=value behind a preset as --config.key=value.
+    """Turns key=value after a preset into --config.key=value.
 
     Raises:
-      InputError: something else behind a preset; --config twice, or not at all where
-        fields of it are set.
+      InputError: something else after a preset, --config more than once, or overrides
+        without --config.
     """
     words = list(words)
     given = [n for n, word in enumerate(words) if re.match(r"-{1,2}config(=|$)", word)]
@@ -198,13 +198,13 @@ def _without_shorthand(words: Sequence[str]) -> Iterator[str]:
                     f"{word}: expected key=value after the preset, received {change!r}"
                 )
             flag = f"--config.{key[0].strip()}"
-            # A flag of the same field wins; of two, ml_collections would join tuples.
+            # A flag for the same field wins: ml_collections would join two tuples.
             if not any(other.startswith(flag) for other in words[number + 1 :]):
                 yield flag + change[key.end() :]
 
 
 def _split(text: str) -> Iterator[str]:
-    """Splits at commas before key=, but not inside of brackets."""
+    """Splits at commas before key=, except inside brackets."""
     whole = ""
     for part in re.split(f",(?={KEY})", text):
         whole = f"{whole},{part}" if whole else part

@@ -1,4 +1,4 @@
-"""The flag --config: loads a config file, once, for overrides to be set on."""
+"""The flag --config: runs a config file once and returns a config to override."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OVERRIDE = re.compile(r"-{1,2}(?:no)?config\.([^=\[]*)")
 
 
 def choose(name: str, presets: Mapping[str, Callable[[], Any]]) -> Any:
-    """Returns the locked config of a preset: what `get_config` of a config file does.
+    """Returns the locked config of a preset, as `get_config` of a config file does.
 
     Args:
-      name: what follows the colon of --config=FILE:PRESET, "" if nothing does.
-      presets: functions that make a config; "" names the default.
+      name: PRESET of --config=FILE:PRESET, "" if none is given.
+      presets: name -> function that makes a config; "" is the default.
 
     Raises:
       InputError: no such preset, with the nearest name.
@@ -42,8 +42,8 @@ class FileParser(flags.ArgumentParser):
     """Parses the value of --config, with messages where ml_collections has tracebacks.
 
     Attributes:
-      file: the config file, as it was given.
-      preset: its config without any change; None if no --config was given.
+      file: path of the config file, as given.
+      preset: its config without overrides; None if no --config was given.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -52,10 +52,10 @@ class FileParser(flags.ArgumentParser):
         self._words = words
 
     def parse(self, argument: str) -> ml_collections.ConfigDict:
-        """Returns all fields of FILE:PRESET, those that the file leaves out as well.
+        """Returns all fields of FILE:PRESET, including those that the file leaves out.
 
         Raises:
-          InputError: no such file or preset, or an override of what is no field.
+          InputError: no such file or preset, or an override of an unknown field.
         """
         name, colon, preset = argument.partition(":")
         self.file = Path(name)
@@ -65,7 +65,7 @@ class FileParser(flags.ArgumentParser):
         return ml_collections.ConfigDict(self.preset.to_dict()).lock()
 
     def expected(self, error: str) -> str:
-        """Says what the field may be that the error of a flag names, else ""."""
+        """Returns what is expected of the field that an error names, "" if none is."""
         found = re.match(r"flag --config\.([^=\[]+)=", error)
         if found is None or self.preset is None:
             return ""
@@ -80,7 +80,7 @@ def _run(path: Path, arguments: Sequence[str]) -> Any:
     """Runs `get_config` of a config file.
 
     Raises:
-      InputError: there is no such file, or it fails; names the line.
+      InputError: there is no such file, or it raises; names the line.
     """
     if not path.is_file():
         there = [str(other) for other in path.parent.glob("*.py")]
@@ -100,7 +100,7 @@ def _run(path: Path, arguments: Sequence[str]) -> Any:
 
 
 def _check_field(path: str, preset: Config) -> None:
-    """Refuses an override of what is no field, or more than one.
+    """Refuses an override of an unknown field, or of a whole section.
 
     Raises:
       InputError: with the nearest name.
@@ -120,10 +120,10 @@ def _check_field(path: str, preset: Config) -> None:
 def _settable(
     values: Mapping[str, Any], start: str = "", *, whole: bool = False
 ) -> Iterator[str]:
-    """Yields the names of all that an override may set.
+    """Yields the names that an override may set.
 
-    A section is not among them: what a value of it leaves out would silently lose what
-    the preset says. A mapping is, and so are the sections in it (`whole`).
+    A section is not among them: fields that its value left out would silently lose the
+    preset's values. A mapping is, and so are the sections in it (`whole`).
     """
     for name, value in values.items():
         section = isinstance(value, Section)

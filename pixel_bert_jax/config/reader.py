@@ -1,4 +1,4 @@
-"""Reads plain values by the annotations of the schema, and says what is wrong."""
+"""Reads plain values by the annotations of the schema, and collects all faults."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ EXPECTED = {
 
 
 class Reader:
-    """Turns values into what annotations ask for.
+    """Converts plain values to the annotated types.
 
     Attributes:
-      faults: field -> what is wrong with its value.
+      faults: field -> message about its value.
     """
 
     def __init__(self) -> None:
         self.faults: dict[str, str] = {}
 
     def read(self, kind: Any, value: Any, path: str, example: Any = None) -> Any:
-        """Returns `value` as `kind`; after noting a fault, any value.
+        """Returns `value` as `kind`, or any value after recording a fault.
 
         Args:
           kind: an annotation of the schema.
-          value: plain: dicts, tuples, numbers, texts.
+          value: a plain value: dicts, tuples, numbers, strings.
           path: name of the field, "" for the whole config.
           example: a valid value, for messages; None if there is none.
         """
@@ -73,7 +73,7 @@ class Reader:
         self, kind: Any, valid: Range, value: Any, path: str, example: Any
     ) -> Any:
         value = self.read(kind, value, path, example)
-        # NaN is in no range.
+        # Written so that NaN is outside every range.
         if path not in self.faults and not valid.least <= value <= valid.greatest:
             expected = f"at least {valid.least}"
             if valid.greatest != math.inf:
@@ -85,7 +85,7 @@ class Reader:
         if form.name not in ("duration", "total"):
             return self.read(kind, value, path, example or form.example)
         try:
-            # Any length of a run and of an epoch serves to read the form.
+            # Any length of a run and of an epoch will do to check the form.
             total = None if form.name == "total" else 1
             durations.steps(value, steps_per_epoch=1, total=total)
         except InputError as error:
@@ -120,7 +120,7 @@ class Reader:
         return kind(**given)
 
     def _one_of(self, kinds: Sequence[Any], value: Any, path: str) -> Any:
-        """Reads one of several dataclasses, which the field `kind` tells apart."""
+        """Reads one of several dataclasses, chosen by the field `kind`."""
         if isinstance(value, kinds):
             return value
         if not isinstance(value, Mapping):
@@ -167,7 +167,7 @@ def _form_example(kind: Any) -> Any:
 
 
 def conflicts(config: Config, faults: Mapping[str, str]) -> Iterator[str]:
-    """Says which fields do not go together, of those that have no fault."""
+    """Yields messages about fields that contradict each other, among valid ones."""
     model, length = config.model, config.data.max_text_length
     sound = faults.keys().isdisjoint
     if sound({"model.features", "model.heads"}) and model.features % model.heads:
@@ -185,7 +185,7 @@ def conflicts(config: Config, faults: Mapping[str, str]) -> Iterator[str]:
 
 
 def unknown_field(path: str, valid: Sequence[str] = ()) -> str:
-    """Says that there is no such field, and which one may be meant."""
+    """Returns the message about an unknown field, with the nearest valid one."""
     return f"no config field {path!r}{nearest(path, valid or _names())}"
 
 

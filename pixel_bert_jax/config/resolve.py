@@ -1,4 +1,4 @@
-"""From plain values to a `Config`: every fault is found before anything starts."""
+"""From plain values to a `Config`: all faults are reported before anything starts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pixel_bert_jax.types import InputError, nearest
 
 
 def resolve(values: Config | Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
-    """Checks all values and fills in the defaults of fields that are missing.
+    """Checks all values and fills in the defaults of missing fields.
 
     A sequence becomes a tuple; an integer becomes a float where one is expected.
-    Mappings are sorted by name, so that parts which are built in their order
+    Mappings are sorted by name, so that parts that are built in their order
     (objectives) do not depend on how a config was written. A `Config` is returned
     unchanged.
 
     Args:
-      values: nested fields, of this version or as an earlier one stored them.
+      values: nested fields, as in this version or as stored by an earlier one.
 
     Raises:
       InputError: lists every unknown field and every value that cannot be used, with
@@ -59,8 +59,8 @@ def resolve_section(kind: type, values: Mapping[str, Any], where: str) -> Any:
 def upgrade(values: Any) -> Any:
     """Returns a stored config of an earlier version in the form of this one.
 
-    Backbone and front end had no name, as there was one of each; images per group were
-    a field of the dry run and now follow from the objectives.
+    Backbone and front end had no name, as there was one of each. Images per group were
+    a field of the dry run; now they follow from the objectives.
     """
     if not isinstance(values, Mapping):
         return values
@@ -77,7 +77,7 @@ def upgrade(values: Any) -> Any:
 
 
 def defaults() -> ml_collections.ConfigDict:
-    """Returns the default of every field, locked, for a config file to change."""
+    """Returns the defaults of all fields, locked, for a config file to change."""
     return ml_collections.ConfigDict(Config().to_dict()).lock()
 
 
@@ -103,7 +103,7 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def places(config: Config) -> tuple[str, ...]:
-    """Returns the names of the fields that say where files lie on a machine."""
+    """Returns the names of the fields that are paths on a machine."""
 
     def visit(kind: type, start: str) -> Iterator[str]:
         for name, hint in get_type_hints(kind, include_extras=True).items():
@@ -119,8 +119,8 @@ def check_metric(metric: str, names: Sequence[str]) -> None:
     """Refuses a `checkpoint.best_metric` that no evaluation gives.
 
     Args:
-      metric: the name, "" for none.
-      names: metrics of an evaluation.
+      metric: name of the metric, "" for none.
+      names: names of an evaluation's metrics.
 
     Raises:
       InputError: with the nearest name.

@@ -1,12 +1,12 @@
-"""Every field of a config: its type, its valid values, its default and its meaning.
+"""All fields of a config, with type, valid values, default and meaning.
 
-The defaults are the paper's or its authors'; docs/differences.md names the source of
-each choice. A preset of `configs/` fills in sizes and data. `resolve` checks the values
-and makes the objects.
+The defaults are those of the paper or of its authors' later code; docs/differences.md
+names the source of each. A preset of `configs/` fills in sizes and data. `resolve`
+checks the values and makes the objects.
 
 Annotations carry what `resolve` checks: `Literal` lists choices, the aliases below add
 ranges and forms. A mapping without named fields ("open") belongs to a table of
-implementations: what its fields mean, and whether they are valid, is known there.
+implementations, which defines and checks its fields.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Range(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A meaning beyond the type, and a valid value for messages."""
+    """What a value means beyond its type, with a valid example for messages."""
 
     name: str
     example: Any
@@ -36,10 +36,10 @@ Positive = Annotated[int, Range(1)]
 Count = Annotated[int, Range(0)]
 Fraction = Annotated[float, Range(0.0, 1.0)]
 NonNegative = Annotated[float, Range(0.0)]
-# Lengths of training, see `training.durations`; that of the run is no percentage.
+# Lengths of training, see `training.durations`; the total cannot be a percentage.
 Duration = Annotated[str | int, Form("duration", "5 %")]
 Total = Annotated[str | int, Form("total", "2000 steps")]
-# Where files lie on a machine, not what is trained.
+# A path on a machine, which does not decide what is trained.
 Place = Annotated[str, Form("place", "data/coco")]
 Rules = tuple[tuple[str, str], ...]  # (pattern of parameter paths, value), in order
 Open = Mapping[str, Any]
@@ -58,7 +58,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh(Section):
-    """Sizes of the device mesh's axes; at most one is -1, the devices that are left."""
+    """Sizes of the device mesh's axes; at most one is -1, all remaining devices."""
 
     data: int = -1
     fsdp: int = 1
@@ -77,7 +77,7 @@ class Masking(Section):
     """Masked words; see `objectives/views.py`."""
 
     probability: Fraction = 0.15
-    warmup_probability: Fraction = 0.15  # of the first `warmup_steps`
+    warmup_probability: Fraction = 0.15  # during the first `warmup_steps`
     warmup_steps: Count = 0
     whole_words: bool = False
     slots: Count = 0  # predictions per text; 0: ceil(probability x max_text_length) + 4
@@ -99,7 +99,7 @@ class Remat(Section):
 class Model(Section):
     """The CNN, its front end and the transformer."""
 
-    # `name` and the fields of that CNN; the default is torchvision's ResNet-50.
+    # `name` and fields of the CNN; the default is torchvision's ResNet-50.
     backbone: Open = field(
         default_factory=lambda: dict(
             name="resnet",
@@ -109,10 +109,10 @@ class Model(Section):
             inner=(64, 128, 256, 512),  # () = basic blocks
             groups=1,
             stem="conv7_pool",
-            frozen_stages=1,  # the stem and stage 1 do not learn; -1: all do
+            frozen_stages=1,  # the stem and stage 1 are frozen; -1: nothing is
         )
     )
-    # `name` and the fields of that way from feature map to visual tokens.
+    # `name` and fields of the module that turns feature maps into visual tokens.
     front_end: Open = field(
         default_factory=lambda: dict(
             name="pixels",
@@ -135,7 +135,7 @@ class Model(Section):
     init_std: NonNegative = 0.02
     attention_init: Literal["independent", "similar"] = "independent"  # models/bert.py
     sample_pixels: Count = 100  # per image, in pre-training; 0 keeps all
-    # Of products; parameters, losses and statistics are float32.
+    # Dtype of products; parameters, losses and statistics are float32.
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: Remat = Remat()
 
@@ -147,7 +147,7 @@ class Data(Section):
     root: Place = ""  # "": the environment variable PIXEL_BERT_DATA
     index_dir: Place = "~/.cache/pixel_bert_jax/index"
     corpora: tuple[Corpus, ...] = ()  # `source` and its fields; see data/sources
-    # Fields of every corpus whose source is "scenes"; a corpus' own come first.
+    # Fields of all corpora whose source is "scenes"; a corpus's own ones win.
     scenes: Open = field(
         default_factory=lambda: dict(
             seed=0, train_scenes=20000, evaluate_scenes=1000, captions_per_scene=5
@@ -166,7 +166,7 @@ class Data(Section):
         "800x1344",
     )
     source_canvases: tuple[Positive, ...] = (640, 1344)
-    # (width, height, share) of images, for --dry_run; COCO's five shapes.
+    # (width, height, share) of images, for --dry_run; five shapes of COCO.
     size_shares: tuple[tuple[Positive, Positive, NonNegative], ...] = (
         (640, 480, 0.363),
         (640, 427, 0.322),
@@ -174,17 +174,17 @@ class Data(Section):
         (480, 640, 0.127),
         (427, 640, 0.119),
     )
-    blank_images: bool = False  # True: a model of the texts alone, to compare with
+    blank_images: bool = False  # True: no pixels, for a text-only baseline
     on_bad_image: Literal["error", "skip"] = "error"
-    # Of images that may fail; a run in which all fail would learn from nothing.
+    # Share of images that may fail; if all failed, there would be nothing to learn.
     bad_image_budget: Annotated[float, Range(0.0, 0.99)] = 0.001
-    workers: Count = 2  # 0: as many as the machine has cores
-    prefetch: Positive = 2
+    workers: Count = 2  # threads that read images; 0: one per core
+    prefetch: Positive = 2  # batches prepared ahead
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sgd(Section):
-    """SGD with momentum; the decay joins the gradient, as in torch."""
+    """SGD with momentum; the decay is added to the gradient, as in torch."""
 
     kind: Literal["sgd"] = "sgd"
     learning_rate: NonNegative = 1e-2
@@ -204,25 +204,25 @@ class AdamW(Section):
     epsilon: NonNegative = 1e-6
 
 
-OptimGroup = Sgd | AdamW  # `kind` decides
+OptimGroup = Sgd | AdamW  # chosen by `kind`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optim(Section):
-    """Optimizers, their parameters and the schedule of their rates."""
+    """Optimizers, the parameters that each trains, and their schedule."""
 
     groups: Mapping[str, OptimGroup] = field(
         default_factory=lambda: {"cnn": Sgd(), "transformer": AdamW()}
     )
     # Values are names of `groups`, or "frozen".
     rules: Rules = ((r"backbone/.*", "cnn"), (r".*", "transformer"))
-    clip_norm: NonNegative = 10.0  # of all gradients together; 0: no clipping
+    clip_norm: NonNegative = 10.0  # norm of all gradients together; 0: no clipping
     warmup: Duration = "1000 steps"
-    warmup_factor: Fraction = 1 / 3  # of the first step
+    warmup_factor: Fraction = 1 / 3  # factor of the rates at the first step
     decays: tuple[Duration, ...] = ("25 epochs", "35 epochs")
     decay_factor: Fraction = 0.1
     accumulate: Positive = 1  # micro-batches per step
-    non_finite_budget: Count = 10  # updates in a row
+    non_finite_budget: Count = 10  # consecutive updates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,29 +231,29 @@ class Checkpoint(Section):
 
     every: Duration = "500 steps"
     keep: Positive = 2
-    best_metric: str = ""  # name of a metric of the evaluation; "": no best is kept
+    best_metric: str = ""  # name of an evaluation's metric; "": no best is kept
     best_mode: Literal["max", "min"] = "max"
-    fallback: bool = False  # go on from an older checkpoint if the newest is damaged
+    fallback: bool = False  # resume from an older checkpoint if the newest is damaged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Eval(Section):
-    """Evaluation during training and of trained models."""
+    """Evaluation, during training and of trained models."""
 
     every: Duration = "1 epochs"
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     groups: Positive = 32  # images per batch
     oracle: bool = False  # also compute the ceilings of generated data
-    # Of retrieval: texts that are scored at once beside each of `groups` images.
+    # For retrieval: texts scored at once with each of `groups` images.
     texts: Positive = 64
-    fold: Count = 0  # images of a part whose metrics are averaged (COCO 1K); 0: none
-    # Texts per image and images per text that are scored at all; 0: all pairs.
+    fold: Count = 0  # images per fold, over which metrics are averaged; 0: no folds
+    # Texts per image and images per text that are scored; 0: all pairs.
     shortlist: Count = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Log(Section):
-    """Lines of metrics."""
+    """Logged metrics."""
 
     every: Positive = 50  # steps
 
@@ -262,13 +262,13 @@ class Log(Section):
 class Watchdog(Section):
     """Seconds without a sign of life; 0: never."""
 
-    warn: NonNegative = 600.0  # until stacks are printed
-    limit: NonNegative = 3600.0  # until the process is ended
+    warn: NonNegative = 600.0  # stacks are printed
+    limit: NonNegative = 3600.0  # the process is ended
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DryRun(Section):
-    """What --dry_run cannot know, as it opens no data and no tokenizer."""
+    """What --dry_run cannot know, since it opens neither data nor tokenizer."""
 
     shards: Positive = 1  # devices of the mesh
     vocab_size: Positive = 30522
@@ -278,12 +278,12 @@ class DryRun(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Init(Section):
-    """Weights to start from: a trained model, or text and CNN apart."""
+    """Weights to start from: a trained model, or text and CNN separately."""
 
     model: str = ""
     text: str = ""
     cnn: str = ""
-    allow_scratch: bool = True  # what nothing is given for starts at random
+    allow_scratch: bool = True  # parts without weights are initialised at random
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -294,9 +294,10 @@ class Config(Section):
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     total: Total = "40 epochs"
     groups: int = 832  # G, images per step
-    texts_per_group: Positive = 5  # K, captions that share one pass of the CNN
+    texts_per_group: Positive = 5  # K, texts that share one pass of the CNN
     mesh: Mesh = Mesh()
-    # Over `mesh.model`: attention by heads, feed-forward networks by hidden units.
+    # Partition rules. `mesh.model` splits attention by heads, feed-forward networks by
+    # hidden units.
     sharding: Rules = (
         (r"encoder/.*/(query|key|value|hidden)/kernel", "columns"),
         (r"encoder/.*/(query|key|value|hidden)/bias", "rows"),
@@ -306,7 +307,7 @@ class Config(Section):
     sharding_tolerance: Fraction = 0.02  # share of parameters fsdp may leave whole
     compile_cache: Place = "~/.cache/pixel_bert_jax/xla"
     task: Task = Task()
-    # Name -> fields of the objective; see `objectives.OBJECTIVES`.
+    # Name -> fields of an objective; see `objectives.OBJECTIVES`.
     objectives: Mapping[str, Open] = field(
         default_factory=lambda: dict(
             mlm={"weight": 1.0, "on_swapped": True}, itm={"weight": 1.0}
@@ -318,7 +319,7 @@ class Config(Section):
     optim: Optim = Optim()
     checkpoint: Checkpoint = Checkpoint()
     eval: Eval = Eval()
-    # Name -> `type` and fields of a further evaluator; {}: the task's own alone.
+    # Name -> `type` and fields of an evaluator; {}: the task's default evaluator.
     evals: Mapping[str, Open] = field(default_factory=dict)
     log: Log = Log()
     watchdog: Watchdog = Watchdog()
@@ -327,7 +328,7 @@ class Config(Section):
 
 
 def flat(config: Section | Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {"optim.accumulate": 1, ...}; an empty mapping leaves no trace."""
+    """Returns {"optim.accumulate": 1, ...}; an empty mapping adds no entry."""
     values = config if isinstance(config, Mapping) else config.to_dict()
     out = {}
     for name, value in values.items():

@@ -1,8 +1,9 @@
 """Makes one batch: asks the plan what is in it, reads, decodes and lays out. No TF.
 
 `fields.py` says what a batch holds; its first axis counts this process's groups (all G
-in a single process). One failed image masks its whole group, of which corpus, texts and
-uids stay: the batch is still a pure function of the plan and of the files' bytes.
+in a single process). One failed image masks its whole group, of which corpus, texts
+and example ids stay: the batch is still a pure function of the plan and of the files'
+bytes.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class BatchMaker:
             "image": image,
             "image_id": np.where(shown >= 0, self._index.image_ids[shown], -1),
             "corpus": corpus,
-            "example_uid": planned.uid[rows],
+            "example_id": planned.example_id[rows],
             "example_mask": texts >= 0,
         }
         arrays["source_size"], arrays["image_size"] = self._sizes(shown)

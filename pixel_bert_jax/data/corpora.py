@@ -98,7 +98,7 @@ class Corpora:
         fields = self._plan_fields(split)
         texts = self._config.texts_per_group
         if whole_sets:
-            texts = max(int(np.bincount(c.text_unit).max()) for c in fields["corpora"])
+            texts = max(int(np.bincount(c.text_set).max()) for c in fields["corpora"])
         return EvaluationPlan(
             **fields,
             texts_per_group=texts,

@@ -10,7 +10,7 @@ training step which arrays stay on their devices, the dry run all of it.
   corpus         -1 for an empty group
   text_ids       padded to the index's `max_text_length`
   text_mask      True = real token
-  example_uid    which example it is: random draws are keyed by it
+  example_id    which example it is: random draws are keyed by it
   example_mask   False = empty slot or failed image
 
 The sizes of an empty group or of a failed image are (0, 0). An `EvaluationPlan` with
@@ -54,7 +54,7 @@ FIELDS: Mapping[str, Field] = {
     "corpus": Field(np.int32, ()),
     "text_ids": Field(np.int32, ("K", "L")),
     "text_mask": Field(np.bool_, ("K", "L")),
-    "example_uid": Field(np.uint32, ("K", 2)),
+    "example_id": Field(np.uint32, ("K", 2)),
     "example_mask": Field(np.bool_, ("K",)),
 }
 EVALUATION_FIELDS: Mapping[str, Field] = {

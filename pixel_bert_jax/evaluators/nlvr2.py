@@ -57,7 +57,7 @@ class Nlvr2Evaluator(Evaluator):
             out = predict("judge", variables, step)
             batch = step.batch
             for g, k in zip(*batch["example_mask"].nonzero(), strict=True):
-                c, row = int(batch["corpus"][g]), int(batch["example_uid"][g, k, 1])
+                c, row = int(batch["corpus"][g]), int(batch["example_id"][g, k, 1])
                 name = index.annotation(c, row)["identifier"]
                 found[c][name] = LABELS[int(out["log_odds"][g, k] > 0)]
         return found

@@ -56,7 +56,7 @@ class Gallery:
 
     def shown(self, step: Step) -> np.ndarray:
         """Returns int64 [G], the number of each group's image, -1 for padding."""
-        texts = step.batch["example_uid"][:, 0, 1].astype(np.int64)
+        texts = step.batch["example_id"][:, 0, 1].astype(np.int64)
         real = step.batch["example_mask"][:, 0]
         return np.where(real, self.text_image[np.where(real, texts, 0)], -1)
 

@@ -56,7 +56,7 @@ class VqaEvaluator(Evaluator):
             out = predict("answer", variables, step)
             batch = step.batch
             for g, k in zip(*batch["example_mask"].nonzero(), strict=True):
-                c, row = int(batch["corpus"][g]), int(batch["example_uid"][g, k, 1])
+                c, row = int(batch["corpus"][g]), int(batch["example_id"][g, k, 1])
                 question = index.annotation(c, row)["question_id"]
                 found[c][question] = self.settings.answers.answers[
                     int(out["answer"][g, k])

@@ -57,7 +57,7 @@ class PixelFrontEnd(nn.Module):
       positions: "none"; "learned", one vector per row and one per column, as in
         ClipBERT; "sine", of row and column, as in SOHO.
       init_std: standard deviation of the initial learned positions.
-      live: whether `norm` = "batch" uses the batch's statistics in training.
+      batch_statistics: whether `norm` = "batch" uses those of the batch in training.
       dtype: dtype of the products.
     """
 
@@ -69,7 +69,7 @@ class PixelFrontEnd(nn.Module):
     activation: str = "none"
     positions: str = "none"
     init_std: float = 0.02
-    live: bool = False
+    batch_statistics: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -83,7 +83,7 @@ class PixelFrontEnd(nn.Module):
           size: [G * M, 2] int32, valid (height, width) in cells; a pooling window
             counts only if all of it is valid, so floor(n / 2) cells remain.
           images: M.
-          train: use and report batch statistics if `live`.
+          train: use and report batch statistics if `batch_statistics`.
 
         Raises:
           InputError: an unknown option, or a grid too large for learned positions.
@@ -126,7 +126,7 @@ class PixelFrontEnd(nn.Module):
                 name="project",
             )(only(x, mask))
         if self.norm == "batch":
-            x = MaskedBatchNorm(self.live and train, name="norm")(x, mask)
+            x = MaskedBatchNorm(self.batch_statistics and train, name="norm")(x, mask)
         return x
 
     def _positions(self, grid: tuple[int, int], size: Array) -> Array:

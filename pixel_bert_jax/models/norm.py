@@ -25,11 +25,11 @@ class MaskedBatchNorm(nn.Module):
     """Batch norm whose statistics ignore padding.
 
     Attributes:
-      live: normalise by the batch's statistics and report them; otherwise normalise by
-        the running ones.
+      batch_statistics: normalise by the batch's statistics and report them; otherwise
+        normalise by the running ones.
     """
 
-    live: bool
+    batch_statistics: bool
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
@@ -48,7 +48,7 @@ class MaskedBatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         mean, var = running_mean.value, running_var.value
-        if self.live:
+        if self.batch_statistics:
             values = at_least_float32(x)
             real = mask[..., None].astype(values.dtype)
             values = values * real

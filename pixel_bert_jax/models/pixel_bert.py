@@ -96,7 +96,7 @@ class PixelBert(nn.Module):
             c.front_end,
             features=c.features,
             init_std=c.init_std,
-            live=c.norm == "batch",
+            batch_statistics=c.norm == "batch",
             dtype=dtype,
         )
         self.text = TextEmbedding(

@@ -73,7 +73,7 @@ class Block(nn.Module):
       inner: channels of a bottleneck's 3x3 convolution; 0 = basic block.
       stride: stride of the first 3x3 convolution and of the shortcut.
       groups: groups of channels of a bottleneck's 3x3 convolution.
-      live: normalise by the batch's statistics, and report them.
+      batch_statistics: normalise by the batch's statistics, and report them.
       dtype: dtype of the products.
     """
 
@@ -81,7 +81,7 @@ class Block(nn.Module):
     inner: int
     stride: int
     groups: int
-    live: bool
+    batch_statistics: bool
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -108,7 +108,7 @@ class Block(nn.Module):
             # From the strided convolution on, cells lie on the smaller grid.
             if stride > 1:
                 mask = inner
-            y = MaskedBatchNorm(self.live, name=f"norm{number}")(y, mask)
+            y = MaskedBatchNorm(self.batch_statistics, name=f"norm{number}")(y, mask)
             if number < len(layers):
                 y = nn.relu(y)
         # As He et al.'s option B: a projection only where the shape changes.
@@ -116,7 +116,7 @@ class Block(nn.Module):
             x = Conv(self.features, 1, self.stride, 1, self.dtype, name="shortcut")(
                 x, outer
             )
-            x = MaskedBatchNorm(self.live, name="shortcut_norm")(x, inner)
+            x = MaskedBatchNorm(self.batch_statistics, name="shortcut_norm")(x, inner)
         return nn.relu(x + y)
 
 
@@ -181,8 +181,10 @@ class ResNet(nn.Module):
           InputError: an unknown stem, or lists of different lengths.
         """
         self._check()
-        live = self.norm == "batch" and train
-        x, size = self._stem(image, image_size, live and self.frozen_stages < 0)
+        batch_statistics = self.norm == "batch" and train
+        x, size = self._stem(
+            image, image_size, batch_statistics and self.frozen_stages < 0
+        )
         block_class = remat(Block, self.remat)
         inner = self.inner or (0,) * len(self.depths)
         stages = zip(self.depths, self.widths, self.strides, inner, strict=True)
@@ -195,21 +197,23 @@ class ResNet(nn.Module):
                     middle,
                     step,
                     self.groups,
-                    live and stage > self.frozen_stages,
+                    batch_statistics and stage > self.frozen_stages,
                     self.dtype,
                     name=f"stage{stage}_block{block}",
                 )(x, size)
                 size = -(-size // step)
         return x, size
 
-    def _stem(self, image: Array, size: Array, live: bool) -> tuple[Array, Array]:
+    def _stem(
+        self, image: Array, size: Array, batch_statistics: bool
+    ) -> tuple[Array, Array]:
         small = self.stem == "conv3"
         width, kernel = (self.widths[0], 3) if small else (IMAGENET_STEM, 7)
         mask = valid_cells(size, image.shape[1:3])
         x = Conv(width, kernel, 2, 1, self.dtype, name="stem")(image, mask)
         size = -(-size // 2)
         inside = valid_cells(size, x.shape[1:3])
-        x = nn.relu(MaskedBatchNorm(live, name="stem_norm")(x, inside))
+        x = nn.relu(MaskedBatchNorm(batch_statistics, name="stem_norm")(x, inside))
         if small:
             return x, size
         # After a ReLU, padding with zero has the effect of torch's minus infinity.

@@ -86,7 +86,7 @@ def clean(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View
 def with_masks(
     view: View,
     mask_key: Array,
-    uid: Array,
+    example_id: Array,
     settings: ViewSettings,
     probability: Array | float,
 ) -> View:
@@ -95,14 +95,14 @@ def with_masks(
     Args:
       view: view to mask.
       mask_key: result of `ops.keys.tagged`.
-      uid: [G, K, 2], example ids of the slots; a swapped text is masked by the draws of
-        the slot that received it.
+      example_id: [G, K, 2] of the slots; a swapped text is masked by the draws of the
+        slot that received it.
       settings: prediction slots and the vocabulary.
       probability: probability of masking a token.
     """
     lead = view.text_ids.shape[:2]
     masked = mask_tokens(
-        example_keys.per_example(mask_key, uid).reshape(-1),
+        example_keys.per_example(mask_key, example_id).reshape(-1),
         view.text_ids.reshape(-1, view.text_ids.shape[-1]),
         view.text_mask.reshape(-1, view.text_mask.shape[-1]),
         settings.vocabulary,
@@ -119,8 +119,8 @@ def masked(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> Vie
     """Matched pairs with masked tokens."""
     view = clean(batch, key, step, settings)
     mask_key = example_keys.tagged(key, example_keys.MASK, step)
-    uid, probability = batch["example_uid"], probability_at(step, settings)
-    return with_masks(view, mask_key, uid, settings, probability)
+    example_id, probability = batch["example_id"], probability_at(step, settings)
+    return with_masks(view, mask_key, example_id, settings, probability)
 
 
 def swapped_masked(
@@ -128,21 +128,23 @@ def swapped_masked(
 ) -> View:
     """Half the texts swapped for those of other images, then tokens masked."""
     view = clean(batch, key, step, settings)
-    uid, real = batch["example_uid"], batch["example_mask"]
+    example_id, real = batch["example_id"], batch["example_mask"]
     groups, texts = real.shape
     swap_key = example_keys.tagged(key, example_keys.SWAP, step)
 
     def flat(x: Array) -> Array:
         return x.reshape(groups * texts, *x.shape[2:])
 
-    draws = jax.vmap(jax.random.uniform)(flat(example_keys.per_example(swap_key, uid)))
+    draws = jax.vmap(jax.random.uniform)(
+        flat(example_keys.per_example(swap_key, example_id))
+    )
     image_id = flat(jnp.broadcast_to(batch["image_id"][:, :1], (groups, texts)))
     corpus = flat(jnp.broadcast_to(batch["corpus"][:, None], (groups, texts)))
     # Random bits per image, so that partners change from step to step.
     bits = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(swap_key, i)))(
         image_id.astype(jnp.uint32)
     )
-    partner, found = partners(bits, image_id, corpus, flat(uid), flat(real))
+    partner, found = partners(bits, image_id, corpus, flat(example_id), flat(real))
     selected = (draws < SWAP_PROBABILITY) & flat(real)
     swapped = selected & found
     # Texts move between slots; example ids, images and masks of slots stay.
@@ -154,7 +156,9 @@ def swapped_masked(
         unpaired=(selected & ~found).reshape(groups, texts),
     )
     mask_key = example_keys.tagged(key, example_keys.MASK, step)
-    return with_masks(view, mask_key, uid, settings, probability_at(step, settings))
+    return with_masks(
+        view, mask_key, example_id, settings, probability_at(step, settings)
+    )
 
 
 VIEWS: dict[str, Callable[[Batch, Array, Array, ViewSettings], View]] = {

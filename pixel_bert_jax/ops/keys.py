@@ -14,7 +14,7 @@ SWAP = 1
 MASK = 2
 SAMPLE = 3
 DROPOUT = 4
-HOLE = 0xFFFFFFFF  # both halves of the example id of an empty slot
+NO_EXAMPLE = 0xFFFFFFFF  # both halves of the example id of an empty slot
 
 
 def tagged(base: Array, tag: int, step: Array | int | None = None) -> Array:
@@ -23,12 +23,12 @@ def tagged(base: Array, tag: int, step: Array | int | None = None) -> Array:
     return jax.random.fold_in(key, tag)
 
 
-def per_example(key: Array, uid: Array) -> Array:
+def per_example(key: Array, example_id: Array) -> Array:
     """Returns one key per example.
 
     Args:
       key: result of `tagged`.
-      uid: [..., 2] uint32, the two halves (hi, lo) of each example id.
+      example_id: [..., 2] uint32, the two halves (hi, lo) of each example id.
 
     Returns:
       Keys of shape [...].
@@ -37,18 +37,18 @@ def per_example(key: Array, uid: Array) -> Array:
     def one(halves: Array) -> Array:
         return jax.random.fold_in(jax.random.fold_in(key, halves[0]), halves[1])
 
-    keys = jax.vmap(one)(uid.reshape(-1, 2))
-    return keys.reshape(uid.shape[:-1])
+    keys = jax.vmap(one)(example_id.reshape(-1, 2))
+    return keys.reshape(example_id.shape[:-1])
 
 
-def per_image(key: Array, uid: Array, images: int) -> Array:
+def per_image(key: Array, example_id: Array, images: int) -> Array:
     """Returns one key per image of each group: [G, M].
 
     Args:
       key: result of `tagged`.
-      uid: [G, K, 2] uint32; image m folds m into the key of text slot 0.
+      example_id: [G, K, 2] uint32; image m folds m into the key of text slot 0.
       images: M.
     """
-    first = per_example(key, uid[:, 0])
+    first = per_example(key, example_id[:, 0])
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     return fold(first, jax.numpy.arange(images))

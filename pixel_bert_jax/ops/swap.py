@@ -13,19 +13,19 @@ from jax import Array
 
 
 def partners(
-    bits: Array, image_id: Array, corpus: Array, uid: Array, real: Array
+    bits: Array, image_id: Array, corpus: Array, example_id: Array, real: Array
 ) -> tuple[Array, Array]:
     """Finds for every text slot a slot of the same corpus with another image.
 
-    Within a corpus the n slots that are not empty are ordered by (bits, image_id, uid);
-    with m the largest number of slots of one image, the partner of rank i is rank
-    (i + m) mod n, which has another image whenever n >= 2m.
+    Within a corpus the n slots that are not empty are ordered by (bits, image_id,
+    example_id); with m the largest number of slots of one image, the partner of rank i
+    is rank (i + m) mod n, which has another image whenever n >= 2m.
 
     Args:
       bits: [N] uint32, random bits that are equal for slots of one image.
       image_id: [N] int32, the image of each slot.
       corpus: [N] int32.
-      uid: [N, 2] uint32 example ids.
+      example_id: [N, 2] uint32 example ids.
       real: [N] bool, False for empty slots, which neither have nor are partners.
 
     Returns:
@@ -35,7 +35,9 @@ def partners(
     """
     slots = image_id.shape[0]
     place = jnp.arange(slots, dtype=jnp.int32)
-    order = jnp.lexsort((uid[:, 1], uid[:, 0], image_id, bits, corpus, ~real))
+    order = jnp.lexsort(
+        (example_id[:, 1], example_id[:, 0], image_id, bits, corpus, ~real)
+    )
     corpus, image, bits, real = corpus[order], image_id[order], bits[order], real[order]
 
     def starts(*columns: Array) -> Array:

@@ -119,7 +119,7 @@ def _meet_again() -> Alarm | None:
     try:
         return meet(group, {})
     except HostError as error:
-        say(f"warning: the end of a process will be noticed by JAX alone: {error}")
+        say(f"warning: only JAX will notice the end of a process: {error}")
         return None
 
 
@@ -199,7 +199,7 @@ def _listen(
             if number in came or not 0 < number < group.processes:
                 first = came.get(number, {"host": "not expected"})["host"]
                 verdict = (
-                    f"two processes say that they are number {number} of "
+                    f"two processes have the number {number} of "
                     f"{group.processes}: {first} and {host}"
                 )
             came.setdefault(number, said)

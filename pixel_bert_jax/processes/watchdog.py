@@ -82,7 +82,7 @@ class Watchdog:
     def _tell(self, silent: float, then: str) -> None:
         print(
             f"watchdog: nothing was done for {silent:.0f} s, since {self._what}; "
-            f"{then}. Where every thread stands:",
+            f"{then}. Stacks of all threads:",
             file=sys.stderr,
             flush=True,
         )

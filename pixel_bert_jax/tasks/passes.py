@@ -122,8 +122,8 @@ def sampled(forward: Forward) -> VisualTokens:
     count = forward.model.config.sample_pixels
     if not count:  # keep all pixels, as in row 4 of the paper's table 6
         return every
-    uid, images = forward.batch["example_uid"], every.features.shape[1]
-    keys = example_keys.per_image(forward.sample_key, uid, images)
+    example_id, images = forward.batch["example_id"], every.features.shape[1]
+    keys = example_keys.per_image(forward.sample_key, example_id, images)
     return sample_pixels(every, keys, count)
 
 

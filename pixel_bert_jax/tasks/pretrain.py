@@ -40,7 +40,7 @@ def probe(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
     view = with_masks(
         VIEWS["clean"](batch, mask_key, jnp.zeros(()), settings),
         mask_key,
-        batch["example_uid"],
+        batch["example_id"],
         settings,
         settings.mask_probability,
     )

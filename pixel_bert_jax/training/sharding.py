@@ -182,8 +182,8 @@ def check_spread(
         return
     worst = max(whole, key=whole.get)
     raise InputError(
-        f"{share:.1%} of the parameters lie whole on each device of the mesh's axis "
-        f"fsdp, more than sharding_tolerance = {tolerance:.1%}; the largest is {worst} "
+        f"{share:.1%} of the parameters are replicated over the mesh's axis fsdp, more "
+        f"than sharding_tolerance = {tolerance:.1%}; the largest is {worst} "
         f"with {whole[worst]:,}. Change mesh or sharding."
     )
 

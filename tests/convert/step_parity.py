@@ -93,7 +93,7 @@ def batch(options, seed):
         sizes = np.tile(canvas, (groups, 1, 1))
         arrays["example_mask"][:, 0] = True
         low = np.arange(groups * texts).reshape(groups, texts)
-        arrays["example_uid"] = np.stack([low * 0, low], axis=-1).astype(np.uint32)
+        arrays["example_id"] = np.stack([low * 0, low], axis=-1).astype(np.uint32)
     arrays["image_size"] = sizes.astype(np.int32)
     rows = np.arange(canvas[0])[:, None] < arrays["image_size"][..., 0, None, None]
     columns = np.arange(canvas[1]) < arrays["image_size"][..., 1, None, None]
@@ -104,7 +104,7 @@ def batch(options, seed):
         arrays["corpus"][:] = 0
         arrays["example_mask"][:] = True
         low = np.arange(groups * texts).reshape(groups, texts)
-        arrays["example_uid"] = np.stack([low * 0, low], axis=-1).astype(np.uint32)
+        arrays["example_id"] = np.stack([low * 0, low], axis=-1).astype(np.uint32)
     return arrays
 
 
@@ -219,7 +219,7 @@ def outputs(run, state, arrays):
         mutable=["moments"],
     )
     key = example_keys.tagged(state.rng, example_keys.SAMPLE, state.step)
-    sample_keys = example_keys.per_image(key, arrays["example_uid"], 1)
+    sample_keys = example_keys.per_image(key, arrays["example_id"], 1)
     kept = sample_pixels(pixels, sample_keys, task.model.config.sample_pixels)
     encoded = task.model.apply(
         variables, view.text_ids, view.text_mask, kept, method="fuse"

@@ -17,7 +17,7 @@ WORDS = ("a", "red", "blue", "cat", "dog", "on", "the", "mat", "is", "##s", "!",
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth random picture: JPEG keeps it, and no two are alike."""
+    """A smooth random image: JPEG keeps it, and no two are alike."""
     random = np.random.default_rng(seed)
     small = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8))
     return np.array(small.resize((width, height), Image.Resampling.BICUBIC))

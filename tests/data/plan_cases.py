@@ -22,24 +22,26 @@ SETTINGS = {
 }
 
 
-def make_corpus(name="five", first=0, units=120, counts=None, weight=1.0, M=1):
-    """Returns a corpus whose texts are in no order; two units share each picture."""
+def make_corpus(name="five", first=0, image_sets=120, counts=None, weight=1.0, M=1):
+    """Returns a corpus whose texts are in no order; two image sets share each image."""
     generator = np.random.default_rng(first)
-    counts = np.full(units, 5) if counts is None else counts
-    images = first + np.arange(units)
+    counts = np.full(image_sets, 5) if counts is None else counts
+    images = first + np.arange(image_sets)
     return Corpus(
         name,
         weight,
         np.stack([np.roll(images, -7 * m) for m in range(M)], axis=1),
-        generator.permutation(np.repeat(np.arange(units), counts)).astype(np.int32),
+        generator.permutation(np.repeat(np.arange(image_sets), counts)).astype(
+            np.int32
+        ),
         images // 2,
     )
 
 
 def many(weight=1.0):
-    """Returns a corpus with 0 to 40 texts a unit."""
+    """Returns a corpus with 0 to 40 texts an image set."""
     counts = np.random.default_rng(5).integers(0, 41, 100)
-    return make_corpus("many", first=150, units=100, counts=counts, weight=weight)
+    return make_corpus("many", first=150, image_sets=100, counts=counts, weight=weight)
 
 
 def make_plan(*corpora, kind=TrainPlan, **changes):
@@ -62,7 +64,7 @@ def texts_of(batches):
 
 def every_text_once(plan):
     return Counter(
-        (c, t) for c, x in enumerate(plan.corpora) for t in range(len(x.text_unit))
+        (c, t) for c, x in enumerate(plan.corpora) for t in range(len(x.text_set))
     )
 
 

@@ -21,7 +21,7 @@ def test_shapes_put_numbers_for_letters():
     shapes = fields.shapes(held, SIZES)
     assert list(shapes) == list(held)
     assert shapes["image"] == ((2, 8, 8, 3), np.uint8)
-    assert shapes["example_uid"] == ((3, 2), np.uint32)
+    assert shapes["example_id"] == ((3, 2), np.uint32)
     assert shapes["corpus"] == ((), np.int32)
     assert shapes["answer_scores"] == ((3, 7), np.float32)
     with pytest.raises(KeyError, match="A"):

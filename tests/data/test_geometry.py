@@ -96,8 +96,8 @@ def test_canvas_is_the_smallest_that_holds_all_images():
     targets = geometry.target_sizes(all_sizes()[:5000].reshape(-1, 2, 2), 800, 1333)
     chosen = geometry.choose_canvas(targets, canvases)
     assert chosen.dtype == np.int32
-    for unit, index in zip(targets, chosen, strict=True):
-        fits = [c for c in canvases if (unit <= np.array(c)).all()]
+    for image_set, index in zip(targets, chosen, strict=True):
+        fits = [c for c in canvases if (image_set <= np.array(c)).all()]
         assert math.prod(canvases[index]) == min(map(math.prod, fits))
         assert canvases[index] in fits
     assert set(chosen.tolist()) == set(range(6))
@@ -106,23 +106,23 @@ def test_canvas_is_the_smallest_that_holds_all_images():
 def test_square_canvas_is_for_mixed_units_only():
     canvases = [SQUARE, *CANVASES]
     wide, tall = (800, 1067), (1067, 800)
-    units = np.array([[wide, wide], [tall, tall], [wide, tall], [tall, (0, 0)]])
-    chosen = [canvases[i] for i in geometry.choose_canvas(units, canvases)]
+    image_sets = np.array([[wide, wide], [tall, tall], [wide, tall], [tall, (0, 0)]])
+    chosen = [canvases[i] for i in geometry.choose_canvas(image_sets, canvases)]
     assert chosen == [(800, 1088), (1088, 800), SQUARE, (1088, 800)]
 
 
 def test_between_equal_areas_the_first_listed_wins():
-    unit = np.array([[(800, 800)]])
-    assert geometry.choose_canvas(unit, [(800, 1088), (1088, 800)]).tolist() == [0]
-    assert geometry.choose_canvas(unit, [(1088, 800), (800, 1088)]).tolist() == [0]
+    image_set = np.array([[(800, 800)]])
+    assert geometry.choose_canvas(image_set, [(800, 1088), (1088, 800)]).tolist() == [0]
+    assert geometry.choose_canvas(image_set, [(1088, 800), (800, 1088)]).tolist() == [0]
 
 
 def test_no_canvas_holds_the_unit():
-    unit = np.array([[(800, 1067), (1067, 800)]])
+    image_set = np.array([[(800, 1067), (1067, 800)]])
     with pytest.raises(InputError, match=r"1067x1067.*1088x800.*square"):
-        geometry.choose_canvas(unit, CANVASES)
+        geometry.choose_canvas(image_set, CANVASES)
     with pytest.raises(InputError, match="at least one canvas"):
-        geometry.choose_canvas(unit, [])
+        geometry.choose_canvas(image_set, [])
 
 
 def test_sources_shrink_only_what_is_larger_than_the_largest():
@@ -141,12 +141,12 @@ def test_sources_shrink_only_what_is_larger_than_the_largest():
 
 
 def test_source_is_the_smallest_that_holds_all_images():
-    units = np.array(
+    image_sets = np.array(
         [[(480, 640), (10, 10)], [(641, 1), (5, 5)], [(1, 1), (9000, 2000)]]
     )
-    assert geometry.choose_source(units, (640, 1344)).tolist() == [0, 1, 1]
-    assert geometry.choose_source(units, (1344, 640)).tolist() == [1, 0, 0]
-    assert geometry.choose_source(units, (640,)).tolist() == [0, 0, 0]
+    assert geometry.choose_source(image_sets, (640, 1344)).tolist() == [0, 1, 1]
+    assert geometry.choose_source(image_sets, (1344, 640)).tolist() == [1, 0, 0]
+    assert geometry.choose_source(image_sets, (640,)).tolist() == [0, 0, 0]
 
 
 def test_source_does_not_depend_on_shrinking_first():

@@ -235,15 +235,15 @@ def test_pictures_are_joined_by_their_coco_number(photos, tokenizer, tmp_path):
     index = build_or_open(sources, tokenizer, LENGTH, tmp_path / "index")
     ids = index.image_ids
     assert ids[:12].tolist() == list(range(12))
-    assert ids[12:20].tolist() == list(range(8))  # COCO's photos: one picture
-    assert ids[20:].tolist() == [12, 13, 14, 15]  # others: a picture of each corpus
+    assert ids[12:20].tolist() == list(range(8))  # COCO's photos: one image
+    assert ids[20:].tolist() == [12, 13, 14, 15]  # others: an image of each corpus
     assert index.image_corpus.tolist() == [0] * 12 + [1] * 12
     corpus = index.plan_corpus(1, weight=2.0)
     assert corpus.weight == 2.0 and corpus.name == "b"
-    assert corpus.unit_images[:, 0].tolist() == list(range(12, 24))
-    assert corpus.pictures.tolist() == ids[12:].tolist()
+    assert corpus.set_images[:, 0].tolist() == list(range(12, 24))
+    assert corpus.image_ids.tolist() == ids[12:].tolist()
     np.testing.assert_array_equal(
-        corpus.unit_images[corpus.text_unit, 0], index.text_image(1)
+        corpus.set_images[corpus.text_set, 0], index.text_image(1)
     )
 
 
@@ -252,9 +252,9 @@ def test_images_without_a_text_make_no_unit(photos, tokenizer, tmp_path, capsys)
     photos.write()
     index = _build(photos, tokenizer, tmp_path)
     corpus = index.plan_corpus(0)
-    assert corpus.unit_images[:, 0].tolist() == list(range(2, 11))
+    assert corpus.set_images[:, 0].tolist() == list(range(2, 11))
     np.testing.assert_array_equal(
-        corpus.unit_images[corpus.text_unit, 0], index.text_image(0)
+        corpus.set_images[corpus.text_set, 0], index.text_image(0)
     )
     assert "3 images without a text left out" in capsys.readouterr().err
 

@@ -70,7 +70,7 @@ def test_a_batch_holds_what_the_plan_says(index):
         assert step.canvas == planned.bucket.canvas
         _assert_described(batch, FIELDS, planned)
         np.testing.assert_array_equal(batch["corpus"], planned.corpus)
-        np.testing.assert_array_equal(batch["example_uid"], planned.uid)
+        np.testing.assert_array_equal(batch["example_id"], planned.example_id)
         np.testing.assert_array_equal(batch["example_mask"], planned.texts >= 0)
         for g, row in enumerate(planned.images[:, 0]):
             size, image = batch["source_size"][g, 0], batch["image"][g, 0]
@@ -145,7 +145,7 @@ def test_evaluation_shows_every_text_once_with_its_negatives(index):
     with Stream(plan, index) as stream:  # ends by itself
         steps = list(stream)
     assert len(steps) == plan.num_batches
-    shown = [s.batch["example_uid"][..., 1][s.batch["example_mask"]] for s in steps]
+    shown = [s.batch["example_id"][..., 1][s.batch["example_mask"]] for s in steps]
     assert sorted(np.concatenate(shown)) == list(range(index.num_texts(0)))
     for step in steps:
         planned, batch = plan.batch(step.step), step.batch

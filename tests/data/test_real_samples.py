@@ -72,7 +72,7 @@ def genome(real_data, tmp_path):
     """Visual Genome's sample: files, a folder of blank photos, keys and sizes."""
     files = real_data / "visual_genome"
     photos = json.loads((files / "image_data.json").read_text())
-    # The sample comes without pictures: blank ones of the stated sizes.
+    # The sample comes without images: blank ones of the stated sizes.
     root = tmp_path / "visual_genome"
     keys, sizes = {}, {}
     for photo in photos:

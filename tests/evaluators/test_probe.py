@@ -17,7 +17,7 @@ GROUPS, TEXTS, LENGTH, SLOTS = 4, 2, 6, 3
 
 
 class Oracle:
-    """Knows every word of a picture's text, and that negatives are wrong."""
+    """Knows every word of an image's text, and that negatives are wrong."""
 
     def __init__(self, words):
         self._words = words
@@ -71,7 +71,7 @@ def figures():
             "colour": frozenset({"red", "blue"}),
             "shape": frozenset({"ring", "star"}),
         },
-        oracle=lambda picture: Oracle(["red", "ring"]),
+        oracle=lambda image_id: Oracle(["red", "ring"]),
     )
     index = types.SimpleNamespace(corpora=("toy",), sources=(source,))
     stream = [types.SimpleNamespace(batch=batch)]

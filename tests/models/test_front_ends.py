@@ -99,19 +99,21 @@ def test_a_3x3_convolution_reads_valid_cells_alone(order):
 
 def test_batch_norm_is_live_in_training_alone():
     options = dict(order="pool_conv", norm="batch")
-    tokens, mask, values, moments = run(**options, live=True)
+    tokens, mask, values, moments = run(**options, batch_statistics=True)
     assert not moments
     params, stats = values["params"], values["batch_stats"]["norm"]
     scale, bias = params["norm"]["scale"], params["norm"]["bias"]
     x = project(pool(X), params)
     want = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * scale + bias
     check(tokens, mask, want + params["segment"])
-    tokens, mask, _, moments = run(**options, live=True, train=True, values=values)
+    tokens, mask, _, moments = run(
+        **options, batch_statistics=True, train=True, values=values
+    )
     cells = x[mask]
     want = (x - cells.mean(0)) / np.sqrt(cells.var(0) + 1e-5) * scale + bias
     check(tokens, mask, want + params["segment"])
     assert float(moments["norm"]["sums"]["count"]) == mask.sum()
-    *_, moments = run(**options, live=False, train=True, values=values)
+    *_, moments = run(**options, batch_statistics=False, train=True, values=values)
     assert not moments
 
 

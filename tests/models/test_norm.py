@@ -20,9 +20,9 @@ STATS = {
 }
 
 
-def apply(live, part):
+def apply(batch_statistics, part):
     values = {"params": {"scale": SCALE, "bias": BIAS}, "batch_stats": STATS}
-    out, mutated = MaskedBatchNorm(live).apply(
+    out, mutated = MaskedBatchNorm(batch_statistics).apply(
         values, X[part], MASK[part], mutable=["moments"]
     )
     return np.asarray(out), mutated.get("moments", {})

@@ -144,7 +144,7 @@ def in_float64(values):
     ],
 )
 def test_block_equals_numpy(stride, channels, inner, groups):
-    block = Block(channels, inner, stride, groups, live=False)
+    block = Block(channels, inner, stride, groups, batch_statistics=False)
     x = RANDOM.normal(0, 1, (1, 7, 9, 4)).astype(np.float32)
     size = np.array([[6, 9]], np.int32)
     shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), x, size))

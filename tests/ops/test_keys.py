@@ -1,4 +1,4 @@
-"""A draw's key is a function of (base, step, tag, uid) and of nothing else."""
+"""A draw's key is a function of (base, step, tag, example id) and of nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,12 @@ def data(key):
 
 
 def test_key_is_the_fold_of_step_tag_and_both_halves():
-    uid = jnp.asarray([[[256, 7], [keys.HOLE, keys.HOLE]]], jnp.uint32)
-    got = keys.per_example(keys.tagged(BASE, keys.MASK, 9), uid)
+    example_id = jnp.asarray(
+        [[[256, 7], [keys.NO_EXAMPLE, keys.NO_EXAMPLE]]], jnp.uint32
+    )
+    got = keys.per_example(keys.tagged(BASE, keys.MASK, 9), example_id)
     assert got.shape == (1, 2)
-    for k, (high, low) in enumerate(np.asarray(uid[0])):
+    for k, (high, low) in enumerate(np.asarray(example_id[0])):
         want = BASE
         for number in (9, keys.MASK, high, low):
             want = jax.random.fold_in(want, number)
@@ -30,10 +32,10 @@ def test_evaluation_keys_fold_no_step():
 
 
 def test_image_key_is_that_of_text_slot_0_folded_with_its_number():
-    uid = jnp.asarray([[[0, 3], [0, 4]], [[1, 5], [1, 6]]], jnp.uint32)
-    got = keys.per_image(keys.tagged(BASE, keys.SAMPLE, 0), uid, 3)
+    example_id = jnp.asarray([[[0, 3], [0, 4]], [[1, 5], [1, 6]]], jnp.uint32)
+    got = keys.per_image(keys.tagged(BASE, keys.SAMPLE, 0), example_id, 3)
     assert got.shape == (2, 3)
-    first = keys.per_example(keys.tagged(BASE, keys.SAMPLE, 0), uid[:, 0])
+    first = keys.per_example(keys.tagged(BASE, keys.SAMPLE, 0), example_id[:, 0])
     for g in range(2):
         for m in range(3):
             want = jax.random.fold_in(first[g], m)
@@ -41,9 +43,9 @@ def test_image_key_is_that_of_text_slot_0_folded_with_its_number():
 
 
 def test_keys_of_different_examples_steps_and_tags_differ():
-    uid = jnp.asarray([[0, 1], [1, 0], [0, 2], [256, 1]], jnp.uint32)
+    example_id = jnp.asarray([[0, 1], [1, 0], [0, 2], [256, 1]], jnp.uint32)
     every = [
-        data(keys.per_example(keys.tagged(BASE, tag, step), uid))
+        data(keys.per_example(keys.tagged(BASE, tag, step), example_id))
         for tag in (keys.SWAP, keys.MASK, keys.SAMPLE, keys.DROPOUT)
         for step in (0, 1)
     ]

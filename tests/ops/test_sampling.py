@@ -94,18 +94,18 @@ def test_more_slots_than_cells_keep_the_grid():
 
 
 def test_the_draw_belongs_to_the_example_and_not_to_its_place():
-    uid = np.arange(24, dtype=np.uint32).reshape(6, 2, 2)
+    example_id = np.arange(24, dtype=np.uint32).reshape(6, 2, 2)
     order = np.array([4, 1])
     key = example_keys.tagged(jax.random.key(3), example_keys.SAMPLE, 2)
 
     @jax.jit
-    def sample(uid):
-        keys = example_keys.per_image(key, uid, 2)
+    def sample(example_id):
+        keys = example_keys.per_image(key, example_id, 2)
         valid = jnp.broadcast_to(VALID.reshape(-1), (*keys.shape, CELLS))
         return sample_cells(keys, valid, KEPT)[0]
 
-    whole = np.asarray(sample(uid))
-    np.testing.assert_array_equal(sample(uid[order]), whole[order])
+    whole = np.asarray(sample(example_id))
+    np.testing.assert_array_equal(sample(example_id[order]), whole[order])
     assert len(np.unique(whole.reshape(12, KEPT), axis=0)) == 12  # all images differ
 
 

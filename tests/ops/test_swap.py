@@ -18,21 +18,22 @@ def random_slots(seed, slots=40, corpora=3, pictures=12, holes=0.2):
         "bits": bits_of[image_id],
         "image_id": image_id,
         "corpus": random.integers(0, corpora, slots).astype(np.int32),
-        "uid": np.stack(
+        "example_id": np.stack(
             [random.integers(0, 3, slots), random.permutation(slots)], axis=1
         ).astype(np.uint32),
         "real": random.random(slots) >= holes,
     }
 
 
-def reference(bits, image_id, corpus, uid, real):
+def reference(bits, image_id, corpus, example_id, real):
     """Architecture's rule, one corpus and one slot at a time."""
     partner = np.arange(len(real))
     found = np.zeros(len(real), bool)
     for c in np.unique(corpus[real]):
         members = np.flatnonzero(real & (corpus == c))
         members = sorted(
-            members, key=lambda i: (bits[i], image_id[i], uid[i, 0], uid[i, 1])
+            members,
+            key=lambda i: (bits[i], image_id[i], example_id[i, 0], example_id[i, 1]),
         )
         largest = np.bincount(image_id[members]).max()
         for rank, slot in enumerate(members):

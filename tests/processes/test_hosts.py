@@ -130,7 +130,7 @@ def test_two_of_one_number_are_told_at_once():
         began = time.monotonic()
         found = list(pool.map(one, (0, 1, 1)))
         assert time.monotonic() - began < 15
-    assert all("say that they are number 1 of 3" in text for text in found)
+    assert all("two processes have the number 1 of 3" in text for text in found)
 
 
 def test_a_port_that_is_taken():

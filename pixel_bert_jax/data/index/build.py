@@ -105,7 +105,7 @@ class _Builder:
     def _add_images(self, c: int, source: Source, problems: Problems) -> dict[str, int]:
         first = self.image_rows[-1][1] if self.image_rows else 0
         row_of_key: dict[str, int] = {}
-        sizes, pictures, coco_ids = [], [], []
+        sizes, image_ids, coco_ids = [], [], []
         self._unusable = {}
         for record in _progress(source.images(), f"{source.name} images"):
             if record.key in row_of_key or record.key in self._unusable:
@@ -122,19 +122,19 @@ class _Builder:
                     problems.add(BROKEN, f"{where}: {record.fault}")
             row_of_key[record.key] = first + len(row_of_key)
             sizes.append((record.height, record.width))
-            # One table of pictures: a COCO photo is itself in whichever corpus.
-            picture = (
+            # One table of images: a COCO photo is itself in whichever corpus.
+            image_id = (
                 (c, record.key) if record.coco_id is None else ("coco", record.coco_id)
             )
-            pictures.append(self._pictures.setdefault(picture, len(self._pictures)))
+            image_ids.append(self._pictures.setdefault(image_id, len(self._pictures)))
             coco_ids.append(-1 if record.coco_id is None else record.coco_id)
             if record.coco_id is not None and not record.fault:
                 self._compare_shape(source.name, record, problems)
         self.left_out += [(c, key, why) for key, why in self._unusable.items()]
         self._sizes.append(np.array(sizes, np.int32).reshape(-1, 2))
-        self._image_ids.append(pictures)
+        self._image_ids.append(image_ids)
         self._coco_ids.append(coco_ids)
-        self._image_corpus.append(np.full(len(pictures), c))
+        self._image_corpus.append(np.full(len(image_ids), c))
         self._keys.extend_strings(row_of_key)
         self.image_rows.append((first, first + len(row_of_key)))
         return row_of_key
@@ -144,7 +144,7 @@ class _Builder:
     ) -> None:
         """Reports a photo of COCO that has another shape in another corpus.
 
-        It may have been scaled there, but not cropped: that is another picture, or a
+        It may have been scaled there, but not cropped: that is another image, or a
         wrong number.
         """
         where, height, width = self._coco_sizes.setdefault(
@@ -160,9 +160,9 @@ class _Builder:
             f"{where}, {record.width}x{record.height} in {name} ({record.key})"
         )
         if same_shape:
-            self._scaled.add("picture of two sizes, each used as it is", text)
+            self._scaled.add("image of two sizes, each used as it is", text)
         else:
-            problems.add("picture of two shapes", text)
+            problems.add("image of two shapes", text)
 
     def _add_texts(
         self,
@@ -294,7 +294,9 @@ def _check_names(sources: Sequence[Source]) -> None:
         raise InputError("Expected at least one corpus in config.data.corpora, got 0.")
     if len(set(names)) != len(names):
         raise InputError(f"Expected corpora of different names, received {names}.")
-    if len(names) > 255:  # the plan packs the corpus into 8 bits of an example's uid
+    if (
+        len(names) > 255
+    ):  # the plan packs the corpus into 8 bits of an example's example id
         raise InputError(f"Expected at most 255 corpora, received {len(names)}.")
 
 
@@ -356,5 +358,5 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _progress(items: Iterable[Any], name: str) -> Iterable[Any]:
     return tqdm.tqdm(
-        items, desc=name, unit="", mininterval=0.5, disable=not sys.stderr.isatty()
+        items, desc=name, image_set="", mininterval=0.5, disable=not sys.stderr.isatty()
     )

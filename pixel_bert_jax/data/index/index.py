@@ -49,7 +49,7 @@ class Index:
       header: the parsed `header.json`.
       corpora: names, in order; "corpus c" is a position in it.
       sizes: int32 [I, 2], (height, width) of every image, pixels.
-      image_ids: int32 [I], number of the picture in one table for all corpora: equal
+      image_ids: int32 [I], number of the image in one table for all corpora: equal
         for two rows that show the same COCO photo.
       image_corpus: int32 [I], corpus of every image.
       max_text_length: L.
@@ -185,32 +185,32 @@ class Index:
         return source.read(self.key(image_row))
 
     def plan_corpus(self, c: int, weight: float = 1.0) -> plan.Corpus:
-        """Returns corpus c as the plan wants it; a unit is what a text belongs to.
+        """Returns corpus c as the plan wants it.
 
         Images without a text are left out: they could not fill a slot.
         """
         several = self._blocks[f"text_image.{c}"]
         if several.ndim > 1:
-            units, unit_of_text = np.unique(several, axis=0, return_inverse=True)
+            image_sets, set_of_text = np.unique(several, axis=0, return_inverse=True)
             return plan.Corpus(
                 name=self.corpora[c],
                 weight=weight,
-                unit_images=units,
-                text_unit=unit_of_text.reshape(-1).astype(np.int32),
-                pictures=np.asarray(self.image_ids[units[:, 0]]),
+                set_images=image_sets,
+                text_set=set_of_text.reshape(-1).astype(np.int32),
+                image_ids=np.asarray(self.image_ids[image_sets[:, 0]]),
             )
         first, last = self.header["image_rows"][c]
         local = np.asarray(self.text_image(c)) - first
         described = np.zeros(last - first, bool)
         described[local] = True
-        unit_of_image = np.cumsum(described, dtype=np.int32) - 1
+        set_of_image = np.cumsum(described, dtype=np.int32) - 1
         images = first + np.flatnonzero(described)
         return plan.Corpus(
             name=self.corpora[c],
             weight=weight,
-            unit_images=images[:, None],
-            text_unit=unit_of_image[local],
-            pictures=np.asarray(self.image_ids[images]),
+            set_images=images[:, None],
+            text_set=set_of_image[local],
+            image_ids=np.asarray(self.image_ids[images]),
         )
 
     def verify(self) -> None:

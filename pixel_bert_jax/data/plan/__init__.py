@@ -6,7 +6,7 @@
 from pixel_bert_jax.data.plan.base import FORMAT
 from pixel_bert_jax.data.plan.plans import EvaluationPlan, TrainPlan
 from pixel_bert_jax.data.plan.types import (
-    HOLE,
+    NO_EXAMPLE,
     Bucket,
     BucketStatistics,
     Corpus,
@@ -16,7 +16,7 @@ from pixel_bert_jax.data.plan.types import (
 
 __all__ = [
     "FORMAT",
-    "HOLE",
+    "NO_EXAMPLE",
     "Bucket",
     "BucketStatistics",
     "Corpus",

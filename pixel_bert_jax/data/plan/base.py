@@ -1,7 +1,7 @@
 """Which examples form which batch: a pure function of (seed, step), numpy only.
 
-Texts of one unit (a photo, or M photos that belong together) are cut into *groups* of
-at most K, so that they share one pass of the CNN. Groups are placed in *buckets*
+Texts of one image set (M images that belong together, mostly one) are cut into *groups*
+of at most K, so that they share one pass of the CNN. Groups are placed in *buckets*
 (canvas, source canvas) by sizes known beforehand, batches are drawn inside a bucket,
 and the batches of all buckets are shuffled together. Nothing is read, nothing is
 saved: every process computes the same plan, a run resumes at any step at once, and a
@@ -9,8 +9,8 @@ change of host count changes no batch.
 
 What holds for every training plan:
 
-* An epoch shows every text of a corpus of weight 1 exactly once. n texts of a unit
-  are shuffled and cut into ceil(n / K) groups of balanced size (5 texts with K = 4
+* An epoch shows every text of a corpus of weight 1 exactly once. n texts of an image
+  set are shuffled and cut into ceil(n / K) groups of balanced size (5 texts with K = 4
   are 3 + 2), missing slots are -1.
 * The number of groups of each bucket is the same in every epoch, hence
   `steps_per_epoch` is constant and step -> (epoch, index) is one divmod.
@@ -39,7 +39,7 @@ from pixel_bert_jax.data import geometry
 from pixel_bert_jax.data.plan.layout import Layout, offsets_of
 from pixel_bert_jax.data.plan.permutations import permutation, shuffle_segments, stream
 from pixel_bert_jax.data.plan.types import (
-    HOLE,
+    NO_EXAMPLE,
     BucketStatistics,
     Corpus,
     PlanBatch,
@@ -73,7 +73,7 @@ class _Epoch:
     """What a step of one epoch is looked up in: N groups in the order of use."""
 
     texts: np.ndarray  # int32 [N, K] text rows or -1, bucket after bucket
-    units: np.ndarray  # int32 [N]
+    image_sets: np.ndarray  # int32 [N]
     passes: np.ndarray  # int32 [N]
     batches: np.ndarray  # int64, shuffled batch numbers
 
@@ -121,7 +121,7 @@ class BasePlan:
         self.corpora = tuple(corpora)
         self.sizes = np.asarray(sizes)
         check_corpora(self.corpora, len(self.sizes))
-        self.images_per_group = int(self.corpora[0].unit_images.shape[1])
+        self.images_per_group = int(self.corpora[0].set_images.shape[1])
         self._layout = Layout(
             self.corpora,
             self.sizes,
@@ -161,10 +161,10 @@ class BasePlan:
                 share = min(weight - occurrence, Fraction(1))
                 passes.append(_Pass(c, occurrence, share, first_group, first_text))
                 first_group += corpus_groups[c]
-                first_text += len(corpus.text_unit)
+                first_text += len(corpus.text_set)
         self._passes, self._epoch_texts = passes, first_text
         self._pass_corpus = np.array([p.corpus for p in passes], np.int32)
-        self._pass_uid = np.array(
+        self._pass_id = np.array(
             [p.corpus + 256 * p.occurrence for p in passes], np.uint32
         )
         # An epoch numbers groups and texts by pass, the layout by corpus; to go over:
@@ -196,7 +196,7 @@ class BasePlan:
         arrays = [self.sizes]
         for corpus in self.corpora:
             digest.update(repr((corpus.name, str(self._weight(corpus)))).encode())
-            arrays += [corpus.unit_images, corpus.text_unit, corpus.pictures]
+            arrays += [corpus.set_images, corpus.text_set, corpus.image_ids]
         for array in arrays:
             digest.update(repr(array.shape).encode())
             for begin in range(0, len(array), 1 << 18):  # little memory if mapped
@@ -206,9 +206,9 @@ class BasePlan:
     def statistics(self, epoch: int = 0) -> Statistics:
         """Returns the counts of an epoch (they differ only under partial weights)."""
         layout = self._layout
-        sizes = self.sizes[layout.unit_images]
+        sizes = self.sizes[layout.set_images]
         targets = geometry.target_sizes(sizes, self.short, self.long, self.minimum)
-        unit_area = targets.astype(np.int64).prod(axis=2).sum(axis=1)
+        set_area = targets.astype(np.int64).prod(axis=2).sum(axis=1)
         lengths = np.diff(layout.group_text)
         texts, groups = np.zeros((2, len(self.corpora)), np.int64)
         buckets = []
@@ -220,7 +220,7 @@ class BasePlan:
                 shown += count
                 texts[p.corpus] += count
                 groups[p.corpus] += len(chosen)
-                resized_area += int(unit_area[layout.group_unit[chosen]].sum())
+                resized_area += int(set_area[layout.group_set[chosen]].sum())
             size, batches = self._bucket_sizes[b], self._bucket_batches[b]
             area = math.prod(bucket.canvas) * size * self.images_per_group
             buckets.append(
@@ -262,7 +262,7 @@ class BasePlan:
             # A partial pass goes through all its groups before it cuts them anew.
             turn = epoch if p.share == 1 else 0
             bits = stream(self.seed, _TEXTS, p.corpus, p.occurrence, turn)
-            offsets = layout.unit_offsets[p.corpus]
+            offsets = layout.set_offsets[p.corpus]
             rows = arranged[p.first_text : p.first_text + int(offsets[-1])]
             shuffle_segments(bits, offsets, rows)
             arrangement = layout.arrangements[p.corpus]
@@ -271,7 +271,7 @@ class BasePlan:
         # In order of use, so that a step reads neighbours: 3 to 5 times as quick.
         total = int(self._group_offsets[-1])
         texts = np.empty((total, self.texts_per_group), np.int32)
-        units, passes = np.empty((2, total), np.int32)
+        image_sets, passes = np.empty((2, total), np.int32)
         for b, (begin, end) in enumerate(itertools.pairwise(self._group_offsets)):
             selected = np.concatenate(
                 [self._select(p, b, epoch) + p.first_group for p in self._passes]
@@ -286,32 +286,32 @@ class BasePlan:
             places += self._to_epoch_text[showing, None]
             # What is not real reads some other text, or beyond the end: clipped.
             texts[begin:end] = np.where(real, arranged.take(places, mode="clip"), -1)
-            units[begin:end], passes[begin:end] = layout.group_unit[group], showing
+            image_sets[begin:end], passes[begin:end] = layout.group_set[group], showing
         bits = stream(self.seed, _BATCHES, epoch)
-        return _Epoch(texts, units, passes, permutation(bits, self._num_batches))
+        return _Epoch(texts, image_sets, passes, permutation(bits, self._num_batches))
 
     def _batch(self, epoch: int, index: int) -> tuple[PlanBatch, np.ndarray]:
-        """Returns a batch and its groups' units, numbered over all corpora."""
+        """Returns a batch and its groups' image sets, numbered over all corpora."""
         arrays = self._epoch(epoch)
         number = int(arrays.batches[index])
         b = int(self._batch_offsets.searchsorted(number, side="right")) - 1
         j, n = number - int(self._batch_offsets[b]), self._bucket_batches[b]
         first, size = int(self._group_offsets[b]), self._bucket_sizes[b]
         chosen = slice(first + j * size // n, first + (j + 1) * size // n)
-        rows, units = arrays.texts[chosen], arrays.units[chosen]
-        showing, count = arrays.passes[chosen], len(units)
+        rows, image_sets = arrays.texts[chosen], arrays.image_sets[chosen]
+        showing, count = arrays.passes[chosen], len(image_sets)
 
         corpus = np.full(self.groups, -1, np.int32)
         corpus[:count] = self._pass_corpus[showing]
         images = np.full((self.groups, self.images_per_group), -1, np.int64)
-        images[:count] = self._layout.unit_images[units]
+        images[:count] = self._layout.set_images[image_sets]
         texts = np.full((self.groups, self.texts_per_group), -1, np.int64)
         texts[:count] = rows
-        uid = np.full((*texts.shape, 2), HOLE, np.uint32)
-        high = self._pass_uid[showing]
-        uid[:count, :, 0] = np.where(rows >= 0, high[:, None], HOLE)
-        uid[:count, :, 1] = rows.view(np.uint32)  # -1 becomes HOLE
-        return PlanBatch(self.buckets[b], corpus, images, texts, uid), units
+        example_id = np.full((*texts.shape, 2), NO_EXAMPLE, np.uint32)
+        high = self._pass_id[showing]
+        example_id[:count, :, 0] = np.where(rows >= 0, high[:, None], NO_EXAMPLE)
+        example_id[:count, :, 1] = rows.view(np.uint32)  # -1 becomes NO_EXAMPLE
+        return PlanBatch(self.buckets[b], corpus, images, texts, example_id), image_sets
 
 
 def _quota(p: _Pass, groups: int) -> int:

@@ -15,9 +15,9 @@ import numpy as np
 
 from pixel_bert_jax.data.plan.base import FORMAT, BasePlan
 from pixel_bert_jax.data.plan.negatives import Negatives
-from pixel_bert_jax.data.plan.partners import text_partners, unit_partners
+from pixel_bert_jax.data.plan.partners import set_partners, text_partners
 from pixel_bert_jax.data.plan.types import (
-    HOLE,
+    NO_EXAMPLE,
     Bucket,
     BucketStatistics,
     Corpus,
@@ -28,7 +28,7 @@ from pixel_bert_jax.types import InputError
 
 __all__ = [
     "FORMAT",
-    "HOLE",
+    "NO_EXAMPLE",
     "Bucket",
     "BucketStatistics",
     "Corpus",
@@ -42,7 +42,7 @@ __all__ = [
 class TrainPlan(BasePlan):
     """An endless stream of training batches; see the module's rules.
 
-    With `negatives` = N each text is followed by N texts of other pictures.
+    With `negatives` = N each text is followed by N texts of other images.
 
     Raises InputError, beside the reasons of `BasePlan`, if the data fill no batch or
     have too few negatives.
@@ -90,8 +90,8 @@ class TrainPlan(BasePlan):
         batch, _ = self._batch(*divmod(step, self.steps_per_epoch))
         if self._negatives is None:
             return batch
-        texts, uid = self._negatives.extend(batch, step)
-        return dataclasses.replace(batch, texts=texts, uid=uid)
+        texts, example_id = self._negatives.extend(batch, step)
+        return dataclasses.replace(batch, texts=texts, example_id=example_id)
 
 
 class EvaluationPlan(BasePlan):
@@ -116,7 +116,7 @@ class EvaluationPlan(BasePlan):
         if not partners:
             return
         self._negatives = text_partners(self.seed, self.corpora)
-        self._other_unit = unit_partners(self.seed, self.corpora, self._layout)
+        self._other_set = set_partners(self.seed, self.corpora, self._layout)
 
     def _weight(self, corpus: Corpus) -> Fraction:
         return Fraction(1)
@@ -127,7 +127,7 @@ class EvaluationPlan(BasePlan):
             raise IndexError(
                 f"Expected a batch from 0 to {self.num_batches - 1}, received {index}."
             )
-        batch, units = self._batch(0, index)
+        batch, image_sets = self._batch(0, index)
         if not self.partners:
             return batch
         negatives = np.full_like(batch.texts, -1)
@@ -135,8 +135,8 @@ class EvaluationPlan(BasePlan):
             real = (batch.corpus == c)[:, None] & (batch.texts >= 0)
             negatives[real] = rows[batch.texts[real]]
         others = np.full_like(batch.images, -1)
-        other = self._other_unit[units]
-        others[: len(units)] = np.where(
-            other[:, None] >= 0, self._layout.unit_images[other], -1
+        other = self._other_set[image_sets]
+        others[: len(image_sets)] = np.where(
+            other[:, None] >= 0, self._layout.set_images[other], -1
         )
         return dataclasses.replace(batch, negatives=negatives, other_images=others)

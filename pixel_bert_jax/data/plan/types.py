@@ -10,28 +10,28 @@ import numpy as np
 from pixel_bert_jax.data.geometry import Size, format_canvas
 from pixel_bert_jax.types import InputError
 
-HOLE = np.uint32(0xFFFFFFFF)
-"""Both words of the uid of an empty text slot."""
+NO_EXAMPLE = np.uint32(0xFFFFFFFF)
+"""Both words of the example id of an empty text slot."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """The texts and units of one corpus, as the plan sees them.
+    """The texts and image sets of one corpus, as the plan sees them.
 
     Attributes:
       name: for messages and figures.
       weight: times each text is shown in a training epoch; 0.5 shows half of them.
-      unit_images: int [U, M] rows of the global image table.
-      text_unit: int [T] unit of each text, in any order; may be memory-mapped.
-      pictures: int [U] picture of each unit (of its image 0): two units with one
-        picture are never each other's negatives.
+      set_images: int [U, M] rows of the global image table.
+      text_set: int [T] image set of each text, in any order; may be memory-mapped.
+      image_ids: int [U] image of each set (of its image 0): two sets with the same
+        image are never each other's negatives.
     """
 
     name: str
     weight: float
-    unit_images: np.ndarray
-    text_unit: np.ndarray
-    pictures: np.ndarray
+    set_images: np.ndarray
+    text_set: np.ndarray
+    image_ids: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +51,11 @@ class PlanBatch:
       corpus: int32 [G].
       images: int64 [G, M] rows of the global image table.
       texts: int64 [G, K] rows of the text table of the group's corpus.
-      uid: uint32 [G, K, 2], (corpus + 256 * occurrence in the epoch, text row), or
-        `HOLE` twice. Every random draw of an example is keyed by it.
+      example_id: uint32 [G, K, 2], (corpus + 256 * occurrence in the epoch, text row),
+        or `NO_EXAMPLE` twice. Every random draw of an example is keyed by it.
       negatives: int64 [G, K], evaluation only: row of a text of the same corpus that
-        belongs to another picture.
-      other_images: int64 [G, M], evaluation only: images of another picture's unit
+        belongs to another image.
+      other_images: int64 [G, M], evaluation only: images of another image's image set
         in the same corpus and bucket.
     """
 
@@ -63,7 +63,7 @@ class PlanBatch:
     corpus: np.ndarray
     images: np.ndarray
     texts: np.ndarray
-    uid: np.ndarray
+    example_id: np.ndarray
     negatives: np.ndarray | None = None
     other_images: np.ndarray | None = None
 
@@ -121,7 +121,7 @@ class Statistics:
         return self.texts / (self.groups * self.texts_per_group)
 
     @property
-    def hole_share(self) -> float:
+    def padding_share(self) -> float:
         """Share of the batches' group rows that are empty."""
         return 1 - self.groups / (self.batches * self.groups_per_batch)
 
@@ -155,43 +155,43 @@ class Statistics:
         return (
             f"{self.texts:,} texts in {self.groups:,} groups and {self.batches:,} "
             f"batches of {len(self.buckets)} shapes an epoch; text slots used {use}; "
-            f"empty group rows {self.hole_share:.2%}; padding {self.waste:.1%}"
+            f"empty group rows {self.padding_share:.2%}; padding {self.waste:.1%}"
         )
 
 
 def check_corpora(corpora: Sequence[Corpus], images: int) -> None:
     """Raises InputError unless every corpus is as `Corpus` describes."""
-    if not 1 <= len(corpora) <= 256:  # the low 8 bits of a uid's first word
+    if not 1 <= len(corpora) <= 256:  # the low 8 bits of an example id's first word
         raise InputError(f"Expected 1 to 256 corpora, received {len(corpora)}.")
     for corpus in corpora:
         where = f"corpus {corpus.name!r}"
-        shape = corpus.unit_images.shape
-        if len(shape) != 2 or shape[1] != corpora[0].unit_images.shape[-1]:
+        shape = corpus.set_images.shape
+        if len(shape) != 2 or shape[1] != corpora[0].set_images.shape[-1]:
             raise InputError(
-                f"Expected `unit_images` of shape [U, M] with one M for all corpora, "
-                f"received {shape} in {where}, {corpora[0].unit_images.shape} in "
+                f"Expected `set_images` of shape [U, M] with one M for all corpora, "
+                f"received {shape} in {where}, {corpora[0].set_images.shape} in "
                 f"{corpora[0].name!r}."
             )
-        if not len(corpus.text_unit) or not shape[0] or not shape[1]:
+        if not len(corpus.text_set) or not shape[0] or not shape[1]:
             raise InputError(
                 f"Expected at least one text with an image, received "
-                f"{len(corpus.text_unit)} texts and {shape[0]} units in {where}. "
+                f"{len(corpus.text_set)} texts and {shape[0]} image sets in {where}. "
                 "Look at its split and filters."
             )
-        if len(corpus.text_unit) >= 2**31:
+        if len(corpus.text_set) >= 2**31:
             raise InputError(
-                f"Expected fewer than 2^31 texts, received {len(corpus.text_unit)} in "
+                f"Expected fewer than 2^31 texts, received {len(corpus.text_set)} in "
                 f"{where}."
             )
-        if len(corpus.pictures) != shape[0]:
+        if len(corpus.image_ids) != shape[0]:
             raise InputError(
-                f"Expected one picture for each of {shape[0]} units, received "
-                f"{len(corpus.pictures)} in {where}."
+                f"Expected one image for each of {shape[0]} image sets, received "
+                f"{len(corpus.image_ids)} in {where}."
             )
-        low, high = corpus.unit_images.min(), corpus.unit_images.max()
+        low, high = corpus.set_images.min(), corpus.set_images.max()
         if low < 0 or high >= images:
             raise InputError(
-                f"Expected image rows 0 to {images - 1} in `unit_images`, received "
+                f"Expected image rows 0 to {images - 1} in `set_images`, received "
                 f"{low} to {high} in {where}."
             )
         if not (0 < corpus.weight < 2**20):

@@ -25,8 +25,8 @@ def test_evaluation_shows_every_text_once_whatever_the_weights():
     plan = make_plan(*corpora, kind=EvaluationPlan)
     batches = [plan.batch(index) for index in range(plan.num_batches)]
     assert texts_of(batches) == every_text_once(plan)
-    assert plan.statistics().texts == sum(len(c.text_unit) for c in corpora)
-    small = make_plan(make_corpus(units=2), kind=EvaluationPlan, groups=64)
+    assert plan.statistics().texts == sum(len(c.text_set) for c in corpora)
+    small = make_plan(make_corpus(image_sets=2), kind=EvaluationPlan, groups=64)
     assert small.num_batches <= 2  # less than one batch is no error here
 
 
@@ -38,8 +38,8 @@ def test_negatives_show_another_picture_of_the_corpus():
         assert ((batch.negatives >= 0) == real).all()
         for c, corpus in enumerate(plan.corpora):
             mine = real & (batch.corpus == c)[:, None]
-            own = corpus.pictures[corpus.text_unit[batch.texts[mine]]]
-            others = corpus.pictures[corpus.text_unit[batch.negatives[mine]]]
+            own = corpus.image_ids[corpus.text_set[batch.texts[mine]]]
+            others = corpus.image_ids[corpus.text_set[batch.negatives[mine]]]
             assert (own != others).all()
             used[c].update(batch.negatives[mine].tolist())
     # A shift: every text is the negative of exactly one other.
@@ -57,8 +57,8 @@ def test_other_images_share_corpus_and_bucket():
                 assert others == -1
                 continue
             corpus, found = plan.corpora[c], found + 1
-            first = corpus.unit_images[0, 0]
-            assert corpus.pictures[images - first] != corpus.pictures[others - first]
+            first = corpus.set_images[0, 0]
+            assert corpus.image_ids[images - first] != corpus.image_ids[others - first]
             target = geometry.target_sizes(SIZES[[[images], [others]]], 800, 1333)
             canvas = geometry.choose_canvas(target, CANVASES)
             source = geometry.choose_source(SIZES[[[images], [others]]], (640, 1344))
@@ -89,19 +89,19 @@ def test_partners_do_not_depend_on_groups():
 
 
 def test_partners_with_one_large_picture_and_with_one_alone():
-    counts = np.array([50, 0, 3, 4])  # pictures 0, 0, 1, 1: no shift keeps 50 apart
-    corpus = make_corpus(units=4, counts=counts)
+    counts = np.array([50, 0, 3, 4])  # images 0, 0, 1, 1: no shift keeps 50 apart
+    corpus = make_corpus(image_sets=4, counts=counts)
     plan = make_plan(corpus, kind=EvaluationPlan)
     batches = [plan.batch(i) for i in range(plan.num_batches)]
     texts, negatives = (
         np.concatenate([getattr(b, name)[b.texts >= 0] for b in batches])
         for name in ("texts", "negatives")
     )
-    picture = corpus.pictures[corpus.text_unit]
-    assert (picture[texts] != picture[negatives]).all()
-    spread = Counter(negatives[picture[texts] == 0].tolist())
+    image_id = corpus.image_ids[corpus.text_set]
+    assert (image_id[texts] != image_id[negatives]).all()
+    spread = Counter(negatives[image_id[texts] == 0].tolist())
     assert len(spread) == 7 and max(spread.values()) <= 8 + 1
 
-    alone = make_corpus(units=2)
+    alone = make_corpus(image_sets=2)
     batch = make_plan(alone, kind=EvaluationPlan).batch(0)
     assert (batch.negatives == -1).all() and (batch.other_images == -1).all()

@@ -1,9 +1,9 @@
-"""Retrieval's negatives: texts of other pictures, as a function of (seed, step)."""
+"""Retrieval's negatives: texts of other images, as a function of (seed, step)."""
 
 import numpy as np
 import pytest
 
-from pixel_bert_jax.data.plan import HOLE, TrainPlan
+from pixel_bert_jax.data.plan import NO_EXAMPLE, TrainPlan
 from pixel_bert_jax.data.plan.permutations import stream
 from pixel_bert_jax.types import InputError
 from tests.data.plan_cases import assert_same, epoch_of, make_corpus, make_plan, many
@@ -12,10 +12,10 @@ N = 20
 
 
 def extended(batch):
-    """Returns texts and uids as [G, P, 1 + N]."""
+    """Returns texts and example ids as [G, P, 1 + N]."""
     groups = len(batch.texts)
     texts = batch.texts.reshape(groups, -1, 1 + N)
-    return texts, batch.uid.reshape(*texts.shape, 2)
+    return texts, batch.example_id.reshape(*texts.shape, 2)
 
 
 def test_negatives_show_other_pictures_and_none_twice():
@@ -23,21 +23,21 @@ def test_negatives_show_other_pictures_and_none_twice():
     empty = real = 0
     for step in range(plan.steps_per_epoch):
         batch, before = plan.batch(step), plain.batch(step)
-        texts, uid = extended(batch)
+        texts, example_id = extended(batch)
         np.testing.assert_array_equal(texts[..., 0], before.texts)
-        np.testing.assert_array_equal(uid[..., 0, :], before.uid)
+        np.testing.assert_array_equal(example_id[..., 0, :], before.example_id)
         for g, p in np.ndindex(texts.shape[:2]):
             own, *others = texts[g, p]
             if own < 0:
-                assert set(others) == {-1} and (uid[g, p] == HOLE).all()
+                assert set(others) == {-1} and (example_id[g, p] == NO_EXAMPLE).all()
                 empty += 1
                 continue
             corpus = plan.corpora[batch.corpus[g]]
-            pictures = corpus.pictures[corpus.text_unit]
+            image_ids = corpus.image_ids[corpus.text_set]
             assert len(set(others)) == N and min(others) >= 0
-            assert not (pictures[others] == pictures[own]).any()
-            assert (uid[g, p, :, 0] == before.uid[g, p, 0]).all()
-            assert (uid[g, p, :, 1] == texts[g, p]).all()
+            assert not (image_ids[others] == image_ids[own]).any()
+            assert (example_id[g, p, :, 0] == before.example_id[g, p, 0]).all()
+            assert (example_id[g, p, :, 1] == texts[g, p]).all()
             real += 1
     assert empty and real
 
@@ -49,7 +49,7 @@ def test_an_epoch_still_shows_every_text_once_as_its_own():
             extended(batch)[0][batch.corpus == c, :, 0] for batch in epoch_of(plan, 1)
         ]
         shown = np.concatenate([x.reshape(-1) for x in shown])
-        assert sorted(shown[shown >= 0]) == list(range(len(corpus.text_unit)))
+        assert sorted(shown[shown >= 0]) == list(range(len(corpus.text_set)))
 
 
 def test_they_are_a_pure_function_of_seed_and_step():
@@ -81,7 +81,7 @@ def test_every_text_of_the_corpus_is_drawn_as_often():
 
 
 def test_few_texts_are_enough_or_refused():
-    small = make_corpus(units=6)  # 30 texts, 10 a picture
+    small = make_corpus(image_sets=6)  # 30 texts, 10 an image
     plan = TrainPlan(
         [small],
         np.full((300, 2), 480, np.int32),
@@ -92,7 +92,7 @@ def test_few_texts_are_enough_or_refused():
     texts, _ = extended(plan.batch(0))
     # All that there are.
     assert all(len(set(row[1:])) == 20 for row in texts.reshape(-1, 21))
-    with pytest.raises(InputError, match=r"negatives = 21 .*one picture has 20"):
+    with pytest.raises(InputError, match=r"negatives = 21 .*one image has 20"):
         make_plan(small, negatives=21)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pixel_bert_jax.data import geometry
-from pixel_bert_jax.data.plan import HOLE, Corpus, EvaluationPlan, TrainPlan
+from pixel_bert_jax.data.plan import NO_EXAMPLE, Corpus, EvaluationPlan, TrainPlan
 from pixel_bert_jax.types import InputError
 from tests.data.plan_cases import (
     CANVASES,
@@ -46,9 +46,9 @@ def test_texts_come_with_their_images_in_the_right_bucket():
                 assert (images == -1).all() and (texts == -1).all()
                 continue
             corpus = plan.corpora[c]
-            units = corpus.text_unit[texts[texts >= 0]]
+            image_sets = corpus.text_set[texts[texts >= 0]]
             np.testing.assert_array_equal(
-                corpus.unit_images[units], images[None][[0] * len(units)]
+                corpus.set_images[image_sets], images[None][[0] * len(image_sets)]
             )
             size = SIZES[images]
             target = geometry.target_sizes(size, 800, 1333)
@@ -64,10 +64,10 @@ def test_groups_are_few_and_balanced():
     for batch in epoch_of(plan, 2):
         for c, texts in zip(batch.corpus, batch.texts, strict=True):
             if c >= 0:
-                unit = (int(c), int(plan.corpora[c].text_unit[texts[0]]))
-                lengths.setdefault(unit, []).append(int((texts >= 0).sum()))
-    for (c, unit), found in lengths.items():
-        count = int((plan.corpora[c].text_unit == unit).sum())
+                image_set = (int(c), int(plan.corpora[c].text_set[texts[0]]))
+                lengths.setdefault(image_set, []).append(int((texts >= 0).sum()))
+    for (c, image_set), found in lengths.items():
+        count = int((plan.corpora[c].text_set == image_set).sum())
         assert len(found) == -(-count // 4)
         assert max(found) - min(found) <= 1
     assert sorted(lengths[0, 0]) == [2, 3]
@@ -93,12 +93,12 @@ def test_holes_are_spread_over_a_bucket():
 
 def test_uids_name_corpus_occurrence_and_text():
     plan = make_plan(make_corpus(weight=2), many())
-    hole = int(HOLE)
+    hole = int(NO_EXAMPLE)
     for batch in epoch_of(plan, 1):
-        assert batch.uid.dtype == np.uint32
+        assert batch.example_id.dtype == np.uint32
         high, low = (
-            batch.uid.astype(np.int64)[..., 0],
-            batch.uid.astype(np.int64)[..., 1],
+            batch.example_id.astype(np.int64)[..., 0],
+            batch.example_id.astype(np.int64)[..., 1],
         )
         real = batch.texts >= 0
         assert (high[~real] == hole).all() and (low[~real] == hole).all()
@@ -106,8 +106,10 @@ def test_uids_name_corpus_occurrence_and_text():
         corpus = np.broadcast_to(batch.corpus[:, None], real.shape)
         np.testing.assert_array_equal(high[real] % 256, corpus[real])
         assert set((high[real] // 256).tolist()) <= {0, 1}
-    uids = np.concatenate([b.uid[b.texts >= 0] for b in epoch_of(plan, 1)])
-    assert len(np.unique(uids, axis=0)) == len(uids)
+    example_ids = np.concatenate(
+        [b.example_id[b.texts >= 0] for b in epoch_of(plan, 1)]
+    )
+    assert len(np.unique(example_ids, axis=0)) == len(example_ids)
 
 
 def test_any_step_is_reached_at_once():
@@ -132,7 +134,7 @@ def test_epochs_and_seeds_differ():
             np.array_equal(a.texts, b.texts) for a, b in zip(left, right, strict=True)
         ]
         assert not any(same)
-    # Texts of a unit are grouped anew, not only moved.
+    # Texts of an image set are grouped anew, not only moved.
     groups = [
         {tuple(sorted(t.tolist())) for b in batches for t in b.texts[b.corpus == 0]}
         for batches in (first, second)
@@ -157,7 +159,7 @@ def test_partial_weights_show_all_texts_in_turn(weight):
         batches = epoch_of(plan, epoch)
         shown = texts_of(batches)
         assert all(shown[0, t] == 1 for t in range(600))
-        counts = np.array([shown[1, t] for t in range(len(plan.corpora[1].text_unit))])
+        counts = np.array([shown[1, t] for t in range(len(plan.corpora[1].text_set))])
         assert set((counts - full).tolist()) <= {0, 1}
         # Rounded up to whole groups of at most 4 texts, of each of 6 buckets.
         assert abs((counts - full).mean() - share) < 0.03
@@ -226,7 +228,7 @@ def test_statistics_count_what_the_batches_hold():
     slots = [4 * sum(int((b.corpus == c).sum()) for b in batches) for c in (0, 1)]
     use = {"five": texts[0] / slots[0], "many": texts[1] / slots[1]}
     assert statistics.corpus_slot_use == use and use["five"] == 5 / 8
-    assert statistics.hole_share == pytest.approx(1 - groups / (8 * len(batches)))
+    assert statistics.padding_share == pytest.approx(1 - groups / (8 * len(batches)))
     resized = canvas = 0
     for batch in batches:
         images = batch.images[batch.corpus >= 0, 0]
@@ -241,10 +243,10 @@ def test_statistics_count_what_the_batches_hold():
 
 def test_fingerprint_covers_all_that_fixes_the_order():
     corpora = make_corpus(), many()
-    wider = dataclasses.replace(corpora[0], text_unit=corpora[0].text_unit.astype(int))
+    wider = dataclasses.replace(corpora[0], text_set=corpora[0].text_set.astype(int))
     assert make_plan().fingerprint == make_plan().fingerprint
     assert make_plan(wider, corpora[1]).fingerprint == make_plan().fingerprint
-    moved = corpora[0].text_unit.copy()
+    moved = corpora[0].text_set.copy()
     moved[0] = (moved[0] + 1) % 120
     variants = [
         make_plan(seed=4),
@@ -257,7 +259,7 @@ def test_fingerprint_covers_all_that_fixes_the_order():
         make_plan(source_canvases=(640, 1024)),
         make_plan(make_corpus(weight=1.5), many()),
         make_plan(many(), make_corpus()),
-        make_plan(dataclasses.replace(corpora[0], text_unit=moved), many()),
+        make_plan(dataclasses.replace(corpora[0], text_set=moved), many()),
         make_plan(kind=EvaluationPlan),
         make_plan(),
     ]
@@ -267,10 +269,10 @@ def test_fingerprint_covers_all_that_fixes_the_order():
 def test_order_is_the_same_on_every_machine():
     # Only bit generators promise a stable stream; this catches any use of more. If
     # the order is changed on purpose, raise plan.FORMAT and renew the numbers.
-    units = np.arange(120)
-    sizes = np.array(PHOTOS, np.int32)[units**2 % 6]
+    image_sets = np.arange(120)
+    sizes = np.array(PHOTOS, np.int32)[image_sets**2 % 6]
     texts = np.arange(900) * 7 % 120
-    corpora = [Corpus("a", 1.5, units[:, None], texts, units // 2)]
+    corpora = [Corpus("a", 1.5, image_sets[:, None], texts, image_sets // 2)]
     plan = TrainPlan(corpora, sizes, **SETTINGS)
     batch = plan.batch(plan.steps_per_epoch * 5 + 3)
     assert batch.texts[:3].tolist() == [
@@ -308,13 +310,15 @@ def test_bad_corpora():
         return dataclasses.replace(good, **fields)
 
     fails("1 to 256 corpora, received 0")
-    fails("received 0 texts.*'five'", changed(text_unit=np.zeros(0, np.int32)))
-    fails("units 0 to 119.*received 0 to 120", changed(text_unit=np.arange(121)))
+    fails("received 0 texts.*'five'", changed(text_set=np.zeros(0, np.int32)))
+    fails("image sets 0 to 119.*received 0 to 120", changed(text_set=np.arange(121)))
     fails(
         "image rows 0 to 299.*received 0 to 300",
-        changed(unit_images=np.arange(0, 301)[:, None], pictures=np.arange(301)),
+        changed(set_images=np.arange(0, 301)[:, None], image_ids=np.arange(301)),
     )
-    fails("picture for each of 120 units, received 3", changed(pictures=np.arange(3)))
+    fails(
+        "image for each of 120 image sets, received 3", changed(image_ids=np.arange(3))
+    )
     fails("weight above 0, received -1", changed(weight=-1))
     fails("weight above 0, received nan", changed(weight=float("nan")))
     fails("one M", good, make_corpus(M=2))

@@ -151,13 +151,13 @@ def test_statements_belong_to_two_images(nlvr2, tokenizer, tmp_path):
     root, lines = nlvr2
     index = build_nlvr2(root, lines, tokenizer, tmp_path)
     corpus = index.plan_corpus(0)
-    assert corpus.unit_images.shape == (3, 2) and index.num_texts(0) == 4
+    assert corpus.set_images.shape == (3, 2) and index.num_texts(0) == 4
     for row, line in enumerate(lines):
         stored = index.annotation(0, row)
         assert stored == {k: line[k] for k in ("identifier", "label")}
-        unit = corpus.unit_images[corpus.text_unit[row]]
+        image_set = corpus.set_images[corpus.text_set[row]]
         stem = "7/" + line["identifier"].rpartition("-")[0]
-        keys = [index.key(image) for image in unit]
+        keys = [index.key(image) for image in image_set]
         assert keys == [f"{stem}-img0.png", f"{stem}-img1.png"]
 
 
@@ -239,7 +239,7 @@ def test_real_statements_with_their_images(real_data, tmp_path):
         images="nlvr2/images/train",
     )
     assert index.num_texts(0) == 30
-    assert len(index.plan_corpus(0).unit_images) == 9
+    assert len(index.plan_corpus(0).set_images) == 9
     labels = [index.annotation(0, row)["label"] for row in range(30)]
     assert collections.Counter(labels) == {"True": 12, "False": 18}
 

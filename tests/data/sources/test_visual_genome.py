@@ -113,7 +113,7 @@ def test_a_photo_of_coco_is_one_picture_in_both_corpora(folder, tokenizer, tmp_p
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [((80, 106), None), ((80, 107), None), ((41, 90), "1 x picture of two shapes")],
+    [((80, 106), None), ((80, 107), None), ((41, 90), "1 x image of two shapes")],
 )
 def test_sizes_of_one_picture_in_two_corpora(
     folder, tokenizer, tmp_path, capsys, size, message
@@ -135,7 +135,7 @@ def test_sizes_of_one_picture_in_two_corpora(
     if message is None:
         build_or_open(sources, tokenizer, 8, tmp_path / "index")
         report = capsys.readouterr().err
-        assert "1 x picture of two sizes, each used as it is" in report
+        assert "1 x image of two sizes, each used as it is" in report
         assert f"53x40 (width x height) in vg, {width}x{height} in coco" in report
     else:
         with pytest.raises(InputError, match=message) as raised:

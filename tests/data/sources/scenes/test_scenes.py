@@ -1,4 +1,4 @@
-"""Scenes: the draw, the hold-out, the pictures, the options."""
+"""Scenes: the draw, the hold-out, the images, the options."""
 
 import collections
 import itertools
@@ -101,8 +101,8 @@ def test_half_of_every_object_is_visible(monkeypatch, separation):
         areas = []
         for number, item in enumerate(scene.objects):
             offset = x - item.x, y - item.y
-            unit = shapes.to_unit(*offset, item.radius, item.angle)
-            inside = shapes.distance(item.shape, *unit) < 0
+            image_set = shapes.to_unit(*offset, item.radius, item.angle)
+            inside = shapes.distance(item.shape, *image_set) < 0
             areas.append(inside.sum())
             owner[inside] = number
         shares += [(owner == i).sum() / area for i, area in enumerate(areas)]
@@ -158,16 +158,16 @@ def test_collections_of_all_seeds_belong_to_one_split():
     assert sides == [world.belongs_to_evaluation(row[::-1]) for row in kinds]
 
 
-# --- the pictures ---------------------------------------------------------------------
+# --- the images ---------------------------------------------------------------------
 
 
 def test_pictures_have_the_announced_size_and_repeat():
     source = scenes.ScenesSource("evaluate", seed=1, num_scenes=30)
     for record in source.images():
-        picture = source.read(record.key)
-        assert picture.shape == (record.height, record.width, 3)
-        assert picture.dtype == np.uint8
-        assert picture.std() > 5
+        image_id = source.read(record.key)
+        assert image_id.shape == (record.height, record.width, 3)
+        assert image_id.dtype == np.uint8
+        assert image_id.std() > 5
     np.testing.assert_array_equal(source.read("3"), source.read("3"))
 
 
@@ -176,11 +176,11 @@ def test_plain_objects_show_their_colour(evaluate):
     palette /= np.linalg.norm(palette, axis=1, keepdims=True)
     right = []
     for number, scene in enumerate(evaluate[:150]):
-        picture = render.render(scene, np.random.default_rng(number))
+        image_id = render.render(scene, np.random.default_rng(number))
         item = scene.objects[-1]  # nothing in front of it
         if item.texture == "plain" and item.shape != "ring":
             y, x = int(item.y), int(item.x)
-            colour = picture[y - 1 : y + 2, x - 1 : x + 2].mean((0, 1))
+            colour = image_id[y - 1 : y + 2, x - 1 : x + 2].mean((0, 1))
             named = world.COLOURS[int((palette @ colour).argmax())]
             right.append(named == item.colour)
     assert len(right) > 25
@@ -194,14 +194,14 @@ def test_textures_show_at_the_smallest_size(shape, texture):
         dark = []
         for name in ("plain", texture):
             item = thing(f"small white {name} {shape}", 48.0, 48.0)
-            picture = render.render(
+            image_id = render.render(
                 world.Scene(96, 96, (item,)), np.random.default_rng(seed)
             )
             x, y = shapes.interior_points(shape)
             deep = shapes.distance(shape, x, y) < -1 / item.radius
             rows = (item.y + item.radius * y[deep]).astype(int)
             columns = (item.x + item.radius * x[deep]).astype(int)
-            dark.append(picture[rows, columns].std())
+            dark.append(image_id[rows, columns].std())
         assert dark[1] > 1.5 * dark[0], (seed, dark)
 
 

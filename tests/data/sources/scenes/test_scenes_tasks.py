@@ -193,7 +193,7 @@ def test_batches_carry_soft_targets(build):
                 if not step.batch["example_mask"][g, k]:
                     assert not scores[g, k].any()
                     continue
-                row = int(step.batch["example_uid"][g, k, 1])
+                row = int(step.batch["example_id"][g, k, 1])
                 annotation = index.annotation(0, row)
                 best = annotation["multiple_choice_answer"]
                 assert scores[g, k, vocabulary.index[best]] == 1.0
@@ -215,7 +215,7 @@ def test_a_control_without_images_reads_none(build):
 def test_pairs_of_images_share_a_batch(build):
     index = build("scenes_nlvr2", 32)
     corpus = index.plan_corpus(0)
-    assert corpus.unit_images.shape == (16, 2)
+    assert corpus.set_images.shape == (16, 2)
     plan = EvaluationPlan(
         [corpus], index.sizes, texts_per_group=4, partners=False, **SETTINGS
     )
@@ -226,7 +226,7 @@ def test_pairs_of_images_share_a_batch(build):
             assert "other_image" not in batch
             assert batch["image"].shape == (4, 2, 112, 112, 3)
             for g, k in zip(*batch["example_mask"].nonzero(), strict=True):
-                row = int(batch["example_uid"][g, k, 1])
+                row = int(batch["example_id"][g, k, 1])
                 annotation = index.annotation(0, row)
                 assert batch["label"][g, k] == (annotation["label"] == "True")
                 pair = int(annotation["identifier"].split("-")[2])

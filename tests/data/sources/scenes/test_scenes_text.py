@@ -81,12 +81,12 @@ def test_scene_zero_stays_what_it_is():
     ]
     assert source.scene(0).objects[0].x == pytest.approx(30.612858284153788)
     # Pixels may differ by rounding between versions of numpy, not by more.
-    picture = source.read("0").astype(float)
-    assert picture.shape == (96, 96, 3)
+    image_id = source.read("0").astype(float)
+    assert image_id.shape == (96, 96, 3)
     means = [80.32, 69.04, 80.81]
-    np.testing.assert_allclose(picture.mean((0, 1)), means, atol=0.05)
-    np.testing.assert_allclose(picture[10, 20], [69, 73, 75], atol=2)
-    np.testing.assert_allclose(picture[50, 60], [75, 92, 72], atol=2)
+    np.testing.assert_allclose(image_id.mean((0, 1)), means, atol=0.05)
+    np.testing.assert_allclose(image_id[10, 20], [69, 73, 75], atol=2)
+    np.testing.assert_allclose(image_id[50, 60], [75, 92, 72], atol=2)
 
 
 def all_captions(grammar):
