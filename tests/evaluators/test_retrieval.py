@@ -39,7 +39,7 @@ def model(repository):
     """The published model's variables with a score made of its matches."""
     found = from_pretrained(repository / "checkpoints/scenes_tiny_long")
     run = experiment()
-    arrays, _ = starting.adopt(
+    arrays, _ = starting.from_trained(
         found,
         run.config.model,
         run.variable_shapes,
