@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -14,6 +16,7 @@ from pixel_bert_jax.convert import starting
 from pixel_bert_jax.convert.pretrained import Pretrained
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.processes import hosts
+from pixel_bert_jax.tasks import Task
 from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError
 
@@ -78,17 +81,12 @@ def create(experiment: Experiment) -> TrainState:
             )
         found = trained.load_model(init.model)
         _check_tokens(found, experiment)
-        inherits = {
-            f"params/heads/{o.name}/{path}": (f"params/heads/{source}", function)
-            for o in task.objectives
-            for path, (source, function) in o.inherits.items()
-        }
         arrays, report = starting.from_trained(
             found,
             experiment.config.model,
             experiment.variable_shapes,
             init.model,
-            inherits=inherits,
+            inherits=inherited(task),
         )
         hosts.say(f"starting from the model in {init.model}: {report}")
         return experiment.create_state(arrays)
@@ -109,6 +107,15 @@ def create(experiment: Experiment) -> TrainState:
     if not reports:
         hosts.say("starting from scratch")
     return experiment.create_state(arrays)
+
+
+def inherited(task: Task) -> dict[str, tuple[str, Callable[[Any], Any]]]:
+    """Returns `Objective.inherits` of all objectives, with whole paths."""
+    return {
+        f"params/heads/{o.name}/{path}": (f"params/heads/{source}", function)
+        for o in task.objectives
+        for path, (source, function) in o.inherits.items()
+    }
 
 
 def _check_tokens(found: Pretrained, experiment: Experiment) -> None:

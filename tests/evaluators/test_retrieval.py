@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from configs import retrieval
-from pixel_bert_jax import evaluate, resuming
+from pixel_bert_jax import evaluate, resuming, trees
 from pixel_bert_jax.commands.predict import write_predictions
+from pixel_bert_jax.convert import starting
 from pixel_bert_jax.convert.pretrained import from_pretrained
 from pixel_bert_jax.evaluators import pair_scores, recall
 from pixel_bert_jax.evaluators.base import to_host
@@ -21,7 +22,7 @@ from pixel_bert_jax.types import InputError
 SCENES, TEXTS = 11, 55
 
 
-def experiment(devices=1, objectives=None, model="", blank=False, **options):
+def experiment(devices=1, objectives=None, blank=False, **options):
     """A run on a few scenes; one canvas is one program to compile."""
     config = retrieval.get_config("tiny").to_dict()
     config["data"]["canvases"] = ("112x112",)
@@ -29,15 +30,23 @@ def experiment(devices=1, objectives=None, model="", blank=False, **options):
     config["data"]["corpora"] = [corpus | {"evaluate_scenes": SCENES}]
     config["eval"] |= {"groups": 4, "texts": 30} | options
     config["objectives"] = objectives or config["objectives"]
-    config["init"]["model"], config["data"]["blank_images"] = model, blank
+    config["data"]["blank_images"] = blank
     return Experiment(config, devices=jax.devices()[:devices])
 
 
 @functools.cache
 def model(repository):
     """The published model's variables with a score made of its matches."""
-    run = experiment(model=str(repository / "checkpoints/scenes_tiny_long"))
-    return jax.device_get(resuming.create(run).variables)
+    found = from_pretrained(repository / "checkpoints/scenes_tiny_long")
+    run = experiment()
+    arrays, _ = starting.from_trained(
+        found,
+        run.config.model,
+        run.variable_shapes,
+        "published",
+        inherits=resuming.inherited(run.task),
+    )
+    return trees.unflatten(arrays)
 
 
 def test_the_score_starts_as_class_one_of_matching(repository):

@@ -153,9 +153,9 @@ def test_objectives_of_one_batch_agree_on_what_it_holds():
     assert (task.images, task.negatives) == (2, 0)
     task = small.task(objectives=words)
     assert (task.images, task.negatives) == (1, 0)
-    with pytest.raises(InputError, match="different negatives .*: itm 0, retrieval 4"):
+    with pytest.raises(InputError, match=r"different negatives .*: itm 0, retrieval 4"):
         small.task(objectives=match | ranks)
-    with pytest.raises(InputError, match="different images .*: itm 1, truth 2"):
+    with pytest.raises(InputError, match=r"different images .*: itm 1, truth 2"):
         small.task(objectives=match | {"truth": {"weight": 1.0}})
 
 
