@@ -135,6 +135,7 @@ class Experiment:
         """The plan: which examples form which training batch."""
         groups, accumulate = self.config.groups, self.config.optim.accumulate
         sharding.check_groups(groups, accumulate, sharding.data_shards(self.mesh))
+        _ = self.train_index  # missing data are reported before a tokenizer is sought
         task = self.task
         return self.corpora.train_plan(negatives=task.negatives, images=task.images)
 
