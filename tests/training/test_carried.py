@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixel_bert_jax import objectives, trees
+from pixel_bert_jax import dry_run, objectives, trees
 from pixel_bert_jax.checkpoints.checkpointing import Checkpoints
 from pixel_bert_jax.objectives.base import Loss, Objective
+from pixel_bert_jax.training import train_step
 from pixel_bert_jax.trees import digest
 from pixel_bert_jax.types import InputError
 from tests import small
@@ -41,11 +42,9 @@ class Slow(Objective):
         def follow(old, new):
             return 0.75 * old + 0.25 * new
 
-        queue = updates["queue"]
-        assert queue.shape == (MICRO, GROUPS // MICRO, TEXTS, small.LENGTH)
         return {
             "encoder": jax.tree.map(follow, carried["encoder"], params["encoder"]),
-            "queue": queue.reshape(carried["queue"].shape),
+            "queue": updates["queue"].reshape(carried["queue"].shape),
         }
 
 
@@ -69,10 +68,6 @@ def batch(run, seed):
     return arrays, run.place(arrays, MICRO)
 
 
-def copied(tree):
-    return jax.tree.map(np.asarray, tree)
-
-
 def test_it_takes_what_every_micro_batch_gave(compiled):
     run, state, step = compiled
     arrays, placed = batch(run, 0)
@@ -80,7 +75,7 @@ def test_it_takes_what_every_micro_batch_gave(compiled):
     carried = after.carried["slow"]
     np.testing.assert_array_equal(carried["queue"], arrays["text_ids"])
     old, new, got = (
-        trees.flatten(copied(tree))
+        trees.flatten(jax.device_get(tree))
         for tree in (
             state.carried["slow"]["encoder"],
             after.params["encoder"],
@@ -94,6 +89,32 @@ def test_it_takes_what_every_micro_batch_gave(compiled):
     assert float(sums["slow/queued"][0]) == 0
     _, sums = step(after, batch(run, 1)[1])
     assert float(sums["slow/queued"][0]) == MICRO * arrays["text_ids"].sum()
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_updates_are_stacked_however_many_there_are(monkeypatch, accumulate):
+    shapes = []
+
+    def carry(self, carried, updates, params):
+        shapes.append(updates["queue"].shape)
+        return carried
+
+    monkeypatch.setattr(Slow, "carry", carry)
+    run = small.run(objectives=FIELDS)
+    step = train_step.build(run.task, run.optimizer, run.mesh, run.config)
+    jax.eval_shape(step, run.target, run.place(small.batch(GROUPS, TEXTS), accumulate))
+    assert shapes == [(accumulate, GROUPS // accumulate, TEXTS, small.LENGTH)]
+
+
+def test_momentum_weights_follow_the_weights_that_a_run_starts_from():
+    config = small.config(objectives=FIELDS, dry_run__vocab_size=small.VOCAB)
+    planned = dry_run.Planned(config)
+    path = "encoder/layer0/hidden/bias"
+    state = planned.create_state({f"params/{path}": np.full(32, 0.7, np.float32)})
+    params = trees.flatten(state.params)
+    assert float(params[path][3]) == np.float32(0.7)
+    for name, value in trees.flatten(state.carried["slow"]["encoder"]).items():
+        np.testing.assert_array_equal(value, params[f"encoder/{name}"], name)
 
 
 def test_it_begins_as_the_objective_says_and_lies_with_its_parameter(compiled):
