@@ -96,6 +96,16 @@ def test_the_same_file_in_two_lists(folder, tokenizer, tmp_path):
     assert overlaps(train, opened(tokenizer, tmp_path / "c", other)) == []
 
 
+def test_names_are_those_of_a_folder(folder, tokenizer, tmp_path):
+    train = opened(tokenizer, tmp_path / "a", own(folder, "mine", ["1.jpg"]))
+    same = own(folder / "VG_100K", "theirs", ["1.jpg"])
+    assert overlaps(train, opened(tokenizer, tmp_path / "b", same)) == []
+    (tmp_path / "link").symlink_to(folder)
+    linked = own(tmp_path / "link", "linked", ["1.jpg"])
+    (found,) = overlaps(train, opened(tokenizer, tmp_path / "c", linked))
+    assert found.photos == ("1.jpg",)
+
+
 def test_photos_of_coco_are_known_by_their_numbers(folder, tokenizer, tmp_path):
     train = opened(tokenizer, tmp_path / "a", genome(folder))
     held_out = opened(tokenizer, tmp_path / "b", coco(folder, (2, 3, 5)))
