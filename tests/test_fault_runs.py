@@ -39,7 +39,7 @@ def saved_steps(workdir: Path) -> list[str]:
 def test_a_save_that_fails_in_the_background_ends_the_run(straight, tmp_path):
     flags = runs.place(tmp_path, straight.index_dir)
     # No best one, which is waited for.
-    changes = {"checkpoint__every": "3 steps", "checkpoint__best_metric": "''"}
+    changes = {"checkpoint__every": "3 steps", "checkpoint__best_metric": ""}
     outcome = faulty("save_fails", *flags, **changes)
     assert outcome.code == 1
     assert "No space left on device" in outcome.output
