@@ -18,9 +18,9 @@ def test_each_canvas_is_compiled_once(tmp_path, caplog):
         total="2 epochs",
         data__canvases=CANVASES,
         data__index_dir=str(tmp_path / "index"),
-        checkpoint__best_metric="''",
+        checkpoint__best_metric="",
         eval__every="50 %",
-        compile_cache="''",
+        compile_cache="",
     )
     import jax
 
