@@ -97,7 +97,8 @@ class Objective:
     Attributes:
       weight: multiplier of the loss.
       name: key of `config.objectives`, prefix of its metrics, name of its head.
-      view: key in VIEWS of the view that it reads.
+      view: key in VIEWS of the view that it reads; a field where there is a choice.
+      views: values that the view may have; (): any.
       needs: names of the passes (`tasks/passes.py`) whose results it reads.
       images: M, images that belong to each text; None: any number.
       negatives: texts of other images that the plan puts behind each text; None: any
@@ -112,6 +113,7 @@ class Objective:
     weight: float
     name: ClassVar[str]
     view: ClassVar[str] = "clean"
+    views: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ("fused",)
     images: ClassVar[int | None] = 1
     negatives: ClassVar[int | None] = 0

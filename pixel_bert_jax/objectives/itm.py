@@ -19,10 +19,15 @@ from pixel_bert_jax.ops.losses import cross_entropy, weighted_sum
 
 @dataclasses.dataclass(frozen=True)
 class ImageTextMatching(Objective):
-    """ITM on swapped and masked pairs."""
+    """ITM, by default on MLM's view, so that one forward pass serves both.
 
+    Attributes:
+      view: "swapped", pairs without masks, or "swapped_masked".
+    """
+
+    view: str = "swapped_masked"
     name = "itm"
-    view = "swapped_masked"
+    views = ("swapped", "swapped_masked")
 
     def head(self, model: Model, text: TextSpec) -> nn.Module:
         """Returns a linear classifier."""

@@ -34,17 +34,19 @@ def masked_word_logits(heads: Heads, text: Array, positions: Array) -> Array:
     return heads["mlm"](picked, heads.word_embedding)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLanguageModelling(Objective):
-    """MLM on ITM's view, so that one forward pass serves both.
+    """MLM, by default on ITM's view, so that one forward pass serves both.
 
     Attributes:
       on_swapped: whether masked tokens of mismatched pairs count as well.
+      view: "masked", matched pairs alone, or "swapped_masked".
     """
 
     on_swapped: bool
+    view: str = "swapped_masked"
     name = "mlm"
-    view = "swapped_masked"
+    views = ("masked", "swapped_masked")
 
     def head(self, model: Model, text: TextSpec) -> nn.Module:
         """Returns BERT's MLM head."""

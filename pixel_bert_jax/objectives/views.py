@@ -117,16 +117,19 @@ def with_masks(
 
 def masked(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View:
     """Matched pairs with masked tokens."""
-    view = clean(batch, key, step, settings)
+    return _masked_at(clean(batch, key, step, settings), batch, key, step, settings)
+
+
+def _masked_at(
+    view: View, batch: Batch, key: Array, step: Array, settings: ViewSettings
+) -> View:
     mask_key = example_keys.tagged(key, example_keys.MASK, step)
     example_id, probability = batch["example_id"], probability_at(step, settings)
     return with_masks(view, mask_key, example_id, settings, probability)
 
 
-def swapped_masked(
-    batch: Batch, key: Array, step: Array, settings: ViewSettings
-) -> View:
-    """Half the texts swapped for those of other images, then tokens masked."""
+def swapped(batch: Batch, key: Array, step: Array, settings: ViewSettings) -> View:
+    """Half the texts swapped for those of other images."""
     view = clean(batch, key, step, settings)
     example_id, real = batch["example_id"], batch["example_mask"]
     groups, texts = real.shape
@@ -149,20 +152,24 @@ def swapped_masked(
     swapped = selected & found
     # Texts move between slots; example ids, images and masks of slots stay.
     source = jnp.where(swapped, partner, jnp.arange(groups * texts))
-    view = view.replace(
+    return view.replace(
         text_ids=flat(view.text_ids)[source].reshape(view.text_ids.shape),
         text_mask=flat(view.text_mask)[source].reshape(view.text_mask.shape),
         match=~swapped.reshape(groups, texts),
         unpaired=(selected & ~found).reshape(groups, texts),
     )
-    mask_key = example_keys.tagged(key, example_keys.MASK, step)
-    return with_masks(
-        view, mask_key, example_id, settings, probability_at(step, settings)
-    )
+
+
+def swapped_masked(
+    batch: Batch, key: Array, step: Array, settings: ViewSettings
+) -> View:
+    """Half the texts swapped as in `swapped`, then tokens masked."""
+    return _masked_at(swapped(batch, key, step, settings), batch, key, step, settings)
 
 
 VIEWS: dict[str, Callable[[Batch, Array, Array, ViewSettings], View]] = {
     "clean": clean,
     "masked": masked,
+    "swapped": swapped,
     "swapped_masked": swapped_masked,
 }

@@ -250,12 +250,12 @@ class Task:
 def _check_names(objective: objectives.Objective) -> None:
     """Refuses an objective that asks for a view or a pass that does not exist."""
     for what, names, table in (
-        ("view", (objective.view,), VIEWS),
+        ("view", (objective.view,), objective.views or VIEWS),
         ("pass", objective.needs, PASSES),
     ):
         for name in names:
             if name not in table:
                 raise InputError(
-                    f"objectives.{objective.name} needs the {what} {name!r}"
+                    f"objectives.{objective.name} cannot read the {what} {name!r}"
                     f"{nearest(name, table)}; valid: {', '.join(table)}"
                 )

@@ -130,6 +130,28 @@ def test_clean_view_is_the_batch():
     np.testing.assert_array_equal(view.text_ids, arrays["text_ids"])
 
 
+def test_swapped_moves_the_same_texts_as_swapped_masked_and_masks_none():
+    arrays = batch()
+    swapped, both = view_of(arrays, "swapped"), view_of(arrays)
+    assert swapped.masked is None
+    np.testing.assert_array_equal(swapped.match, both.match)
+    real = arrays["example_mask"]
+    np.testing.assert_array_equal(swapped.text_ids[real], original_texts(both)[real])
+
+
+def test_each_objective_reads_the_view_that_the_config_names():
+    views = {"mlm": "masked", "itm": "swapped"}
+    task = small.task(**{f"objectives__{k}__view": v for k, v in views.items()})
+    arrays = batch()
+    found = task.views(arrays, jax.random.key(7), np.int32(1))
+    assert found.keys() == {"masked", "swapped"}
+    assert found["masked"].match.all()  # MLM alone reads matched pairs
+    assert not found["swapped"].match.all()
+    for name, wrong in (("mlm", "swapped"), ("itm", "masked")):
+        with pytest.raises(InputError, match=f"{name} cannot read .* valid: "):
+            small.task(**{f"objectives__{name}__view": wrong})
+
+
 def test_counts_follow_from_the_view():
     view = view_of(batch())
     counts = TASK.counts({"swapped_masked": view})
