@@ -64,8 +64,7 @@ def main(launch: config.Launch) -> int:
     chosen, cache = launch.config, launch.config.compile_cache
     workdir = Path(FLAGS.workdir or launch.workdir).expanduser().resolve()
     index = {"rebuild_index": FLAGS.rebuild_index}
-    # A model that only the preset names is what training started from, not its result.
-    model = index | {"split": FLAGS.split, "preset_model": launch.preset.init.model}
+    model = index | {"split": FLAGS.split, "named": "init.model" in launch.given}
     # JAX's own environment variable takes precedence.
     if cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))

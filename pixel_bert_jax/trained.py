@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,16 @@ from pixel_bert_jax.checkpoints.checkpointing import (
     FOLDER,
     LATEST,
     Checkpoints,
-    check_same_config,
 )
 from pixel_bert_jax.config import Config, places, replace, resolve
 from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
+from pixel_bert_jax.convert.starting import check_architecture
 from pixel_bert_jax.data.corpora import data_root
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary, load_answers
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError, Params, refuse_to_run
-
-# Fields of config.model that decide how the model is computed, not which one it is.
-COMPUTATION = ("dtype", "remat", "norm_momentum", "dropout", "sample_pixels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,26 +41,24 @@ class Trained:
     name: str
 
 
-def find(
-    config: Config, workdir: Path, *, preset_model: str, rebuild_index: bool
-) -> Trained:
+def find(config: Config, workdir: Path, *, named: bool, rebuild_index: bool) -> Trained:
     """Returns the trained model that a launch names.
 
-    It is `init.model` if that is given, otherwise the best (or newest) checkpoint of
-    the workdir.
+    It is `init.model` if the command line gives it, otherwise the best (or newest)
+    checkpoint of the workdir.
 
     Args:
       config: config of this launch.
       workdir: folder of a training run.
-      preset_model: `init.model` of the preset, which is ignored: training starts from
-        it.
+      named: whether the command line gives `init.model`. One that only the preset
+        gives is what training starts from, not its result.
       rebuild_index: build the indexes of the data again.
 
     Raises:
       InputError: there is no model, or it does not fit the config.
     """
     where = config.init.model
-    if where and where != preset_model:
+    if named and where:
         experiment, found = from_model(config, where, rebuild_index=rebuild_index)
         variables, record = found.variables, found.provenance
         step, digest = record.get("step"), record.get("sha256", "unknown")
@@ -85,8 +79,9 @@ def from_workdir(
     """Loads a workdir's best checkpoint, or the newest if none was kept as best.
 
     Args:
-      config: config of this launch; model, objectives and tokenizer have to be the
-        checkpoint's. None: the checkpoint's own config, on one device.
+      config: config of this launch; architecture and tokenizer have to be the
+        checkpoint's, the objectives are. None: the checkpoint's own config, on one
+        device.
       workdir: folder of a training run.
       options: further arguments of `Experiment`.
 
@@ -114,7 +109,7 @@ def from_workdir(
         options["devices"] = jax.local_devices()[:1]
     answers = AnswerVocabulary(meta["answers"]) if meta.get("answers") else None
     where = f"the checkpoint in {workdir}"
-    _check_same_model(old, config, tokenizer, answers, where)
+    config = _for_model(old, config, tokenizer, answers, where)
     experiment = Experiment(config, tokenizer=tokenizer, answers=answers, **options)
     state = checkpoints.restore(experiment.stored_target(old), which)
     checkpoints.close()
@@ -163,8 +158,8 @@ def from_model(
     """Returns the experiment of this launch for a trained model, and the model.
 
     Args:
-      config: config of this launch; model, objectives and tokenizer have to be the
-        model's.
+      config: config of this launch; architecture and tokenizer have to be the model's,
+        the objectives are.
       name: see `load_model`.
       options: further arguments of `Experiment`.
 
@@ -174,7 +169,7 @@ def from_model(
     found = load_model(name)
     where = f"the model in {name}"
     old = resolve(found.config)
-    _check_same_model(old, config, found.tokenizer, found.answers, where)
+    config = _for_model(old, config, found.tokenizer, found.answers, where)
     experiment = Experiment(
         config, tokenizer=found.tokenizer, answers=found.answers, **options
     )
@@ -182,16 +177,17 @@ def from_model(
     return experiment, found
 
 
-def _check_same_model(
+def _for_model(
     old: Config,
     new: Config,
     tokenizer: WordPiece,
     answers: AnswerVocabulary | None,
     where: str,
-) -> None:
-    """Compares what defines a model: architecture, heads, vocabulary and answers.
+) -> Config:
+    """Returns the config of this launch with the objectives of a trained model.
 
-    Training, evaluation data and the dtype of products may differ.
+    Its heads are those that it was trained with, so that any evaluator that one of them
+    suits can run, such as retrieval after pre-training.
 
     Args:
       old: config that the model was trained with.
@@ -201,20 +197,9 @@ def _check_same_model(
       where: names the model in the message.
 
     Raises:
-      InputError: lists the differences.
+      InputError: another architecture, vocabulary or other answers.
     """
-
-    def model(config: Config) -> Mapping[str, Any]:
-        fields = config.model.to_dict()
-        for name in COMPUTATION:
-            fields.pop(name)
-        return {
-            "task": config.task.to_dict(),
-            "model": fields,
-            "objectives": dict.fromkeys(sorted(config.objectives), True),
-        }
-
-    check_same_config(model(old), model(new), where)
+    check_architecture(old.model, new.model, where)
     name = new.data.tokenizer
     # The model brings its tokenizer, so a file is read only if another one is named.
     if name != old.data.tokenizer:
@@ -232,6 +217,7 @@ def _check_same_model(
                 f"{where} has {len(answers)} answers, data.answers = {name!r} has "
                 f"{len(listed)}, or another order"
             )
+    return replace(new, {"objectives": old.objectives})
 
 
 if __name__ == "__main__":

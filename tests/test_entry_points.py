@@ -135,7 +135,7 @@ def test_another_model_or_vocabulary_is_refused(straight, tmp_path):
         model__layers=2,
     )
     assert outcome.code == 2
-    assert "model.layers: 1 -> 2" in outcome.output
+    assert "model.layers is 1, expected 2" in outcome.output
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
     outcome = launch(
         straight,

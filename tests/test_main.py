@@ -133,7 +133,7 @@ def test_evaluation_of_a_checkpoint_needs_no_training_data(straight):
 
 def test_evaluation_of_another_model_is_refused(straight):
     config = runs.config(model__layers=2)
-    with pytest.raises(InputError, match=r"model\.layers: 1 -> 2"):
+    with pytest.raises(InputError, match=r"model\.layers is 1, expected 2"):
         trained.from_workdir(config, straight.workdir)
 
 

@@ -21,7 +21,7 @@ def run(
     split: str,
     figure: str,
     rebuild_index: bool,
-    preset_model: str,
+    named: bool,
 ) -> None:
     """Prints the held-out metrics of a trained model; draws examples on request.
 
@@ -31,16 +31,14 @@ def run(
       split: "evaluate" or "predict".
       figure: path of a PNG file, "" for none.
       rebuild_index: build the indexes again.
-      preset_model: see `trained.find`.
+      named: see `trained.find`.
 
     Raises:
       InputError: no such model, or options that do not fit together.
     """
     if figure and hosts.several():
         raise InputError("--figure is drawn by a single process")
-    model = trained.find(
-        config, workdir, preset_model=preset_model, rebuild_index=rebuild_index
-    )
+    model = trained.find(config, workdir, named=named, rebuild_index=rebuild_index)
     chosen = "" if split == "evaluate" else split
     found = evaluations(model.experiment, split=chosen, oracle=True)
     drawn = [one for one in found if one.kind.partners]

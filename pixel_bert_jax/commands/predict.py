@@ -19,7 +19,7 @@ def run(
     split: str,
     output: str,
     rebuild_index: bool,
-    preset_model: str,
+    named: bool,
 ) -> None:
     """Writes the official file of a trained model's predictions.
 
@@ -29,16 +29,14 @@ def run(
       split: "evaluate" or "predict".
       output: path of the file.
       rebuild_index: build the indexes again.
-      preset_model: see `trained.find`.
+      named: see `trained.find`.
 
     Raises:
       InputError: no such model, no output, or more than one evaluator.
     """
     if not output:
         raise InputError("--mode=predict needs --output=FILE")
-    model = trained.find(
-        config, workdir, preset_model=preset_model, rebuild_index=rebuild_index
-    )
+    model = trained.find(config, workdir, named=named, rebuild_index=rebuild_index)
     chosen = "" if split == "evaluate" else split
     one, *others = evaluations(model.experiment, split=chosen)
     if others:

@@ -26,6 +26,7 @@ from pixel_bert_jax.types import EXIT_BAD_INPUT, InputError
 
 EXAMPLE = "--config=configs/pretrain.py:tiny"
 HELP = f"FILE:PRESET, such as {EXAMPLE}; --config.FIELD=VALUE sets a field of it."
+FIELD = re.compile(r"-{1,2}config\.([\w.]+)")
 KEY = r"\s*[A-Za-z_][\w.\[\]]*="
 
 
@@ -37,11 +38,13 @@ class Launch:
       config: the config with all overrides.
       preset: the config without any.
       file: path of the config file, as given.
+      given: names of the fields that the command line sets, such as "init.model".
     """
 
     config: Config
     preset: Config
     file: Path
+    given: frozenset[str] = frozenset()
 
     @property
     def workdir(self) -> Path:
@@ -124,7 +127,9 @@ def parse(words: Sequence[str], values: flags.FlagValues) -> tuple[Launch, list[
         raise InputError(f"no such element of a --config.FIELD: {error}") from error
     if parser.preset is None:
         raise InputError(f"--config is missing; for example {EXAMPLE}")
-    return Launch(resolve(values["config"].value), parser.preset, parser.file), rest[1:]
+    named = frozenset(found[1] for word in words if (found := FIELD.match(word)))
+    config = resolve(values["config"].value)
+    return Launch(config, parser.preset, parser.file, named), rest[1:]
 
 
 def parse_program(words: list[str]) -> Launch:

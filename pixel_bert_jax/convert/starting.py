@@ -131,15 +131,7 @@ def from_trained(
     Raises:
       InputError: another architecture; lists the differences.
     """
-    theirs, ours = (_architecture(m) for m in (resolve(found.config).model, model))
-    differences = [
-        f"model.{path.replace(trees.SEPARATOR, '.')} is {theirs.get(path)}, expected "
-        f"{ours.get(path)}"
-        for path in sorted(theirs.keys() | ours.keys())
-        if theirs.get(path) != ours.get(path)
-    ]
-    if differences:
-        raise InputError(f"{where} is of another model: " + "; ".join(differences))
+    check_architecture(resolve(found.config).model, model, where)
     have, want = trees.flatten(found.variables), trees.flatten(shapes)
     heads = {_head_of(path) for path in want} & {_head_of(path) for path in have}
     taken = {path: x for path, x in have.items() if _head_of(path) in heads}
@@ -157,6 +149,31 @@ def from_trained(
         missing=[path for path in want if path not in loaded],
     )
     return taken, report
+
+
+def check_architecture(theirs: Model, ours: Model, where: str) -> None:
+    """Compares what decides shapes and operations; everything else may differ.
+
+    The dtype of products, recomputation, dropout, the number of sampled pixels, norms
+    that are live or frozen, and initial values do not change which model it is.
+
+    Args:
+      theirs: `config.model` of a trained model.
+      ours: that of this run.
+      where: names the trained model in the message.
+
+    Raises:
+      InputError: another architecture; lists the differences.
+    """
+    old, new = _architecture(theirs), _architecture(ours)
+    differences = [
+        f"model.{path.replace(trees.SEPARATOR, '.')} is {old.get(path)}, expected "
+        f"{new.get(path)}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    ]
+    if differences:
+        raise InputError(f"{where} is of another model: " + "; ".join(differences))
 
 
 def _architecture(model: Model) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 import jax
 import pytest
 
-from configs import pretrain
+from configs import pretrain, retrieval, vqa
 from pixel_bert_jax import evaluate, trained, trees
-from pixel_bert_jax.config import resolve
+from pixel_bert_jax.config import replace, resolve
 from pixel_bert_jax.convert.pretrained import from_pretrained
+from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.types import InputError
 
 NAME = "scenes_tiny_long"
 
@@ -40,3 +42,42 @@ def test_it_answers_on_scenes_never_trained_on(folder, tmp_path):
     assert figures["scenes/match_blanked"] < 0.6
     for kind in ("colour", "shape"):
         assert figures[f"scenes/{kind}"] > figures[f"scenes/{kind}_blanked"] + 0.4
+
+
+def test_its_own_config_builds(folder, tmp_path):
+    """It lacks fields that are newer than the model."""
+    config = resolve(from_pretrained(folder).config)
+    small = {"data.scenes.evaluate_scenes": 4, "data.index_dir": str(tmp_path)}
+    (probe,) = evaluate.evaluations(Experiment(replace(config, small)))
+    with probe.stream() as stream:
+        assert sum(step.batch["example_mask"].sum() for step in stream) == 20
+
+
+def test_pre_training_alone_retrieves_in_another_precision(folder, tmp_path):
+    """A model is evaluated by any task that one of its heads suits."""
+    config = replace(
+        resolve(retrieval.get_config("tiny")),
+        {
+            "model.dtype": "bfloat16",
+            "model.dropout": 0.3,
+            "model.sample_pixels": 5,
+            "model.norm": "batch",
+            "data.scenes.evaluate_scenes": 16,
+            "data.corpora": ({"source": "scenes", "name": "scenes"},),
+            "data.index_dir": str(tmp_path),
+        },
+    )
+    experiment, exported = trained.from_model(config, folder)
+    assert set(experiment.task.heads) == {"mlm", "itm", "image_words"}
+    (one,) = evaluate.evaluations(experiment)
+    found = one.run(evaluate.Predictor(experiment), exported.variables)
+    assert found["scenes/text_r1"] > 50 and found["scenes/image_r1"] > 30  # chance: 6
+    with pytest.raises(InputError, match=r"model.layers is \d, expected 7"):
+        trained.from_model(replace(config, {"model.layers": 7}), folder)
+
+
+def test_a_task_that_no_head_suits_is_refused(folder):
+    experiment, _ = trained.from_model(resolve(vqa.get_config("tiny")), folder)
+    (one,) = evaluate.evaluations(experiment)
+    with pytest.raises(InputError, match="needs a model with the objective answers"):
+        one.check()
