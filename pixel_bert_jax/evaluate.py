@@ -19,6 +19,7 @@ from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.plan import EvaluationPlan
 from pixel_bert_jax.evaluators import EVALUATORS, Evaluator
 from pixel_bert_jax.evaluators.base import Settings, check_complete, marked, to_host
+from pixel_bert_jax.evaluators.errors import Values
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.processes import hosts
@@ -143,7 +144,7 @@ class Evaluation:
     def check(self) -> None:
         """Finds faults of data and options before anything is compiled."""
         check_complete(self.kind.needs_all, self.index)
-        self.evaluator()
+        self.evaluator().check(self.index)
 
     def gives(self, metric: str) -> bool:
         """Returns whether it can give a metric of this name."""
@@ -189,7 +190,12 @@ class Evaluation:
         )
 
     def run(
-        self, predict: Predictor, variables: Params, workdir: Path | None = None
+        self,
+        predict: Predictor,
+        variables: Params,
+        workdir: Path | None = None,
+        *,
+        examples: dict[str, Values] | None = None,
     ) -> dict[str, float]:
         """Returns the metrics of every example of its split.
 
@@ -197,11 +203,15 @@ class Evaluation:
           predict: kept by the caller, so that functions are compiled once.
           variables: parameters and running statistics.
           workdir: keeps partial results of a long evaluation; None: keep none.
+          examples: gains the values of every example, by metric.
         """
         evaluator = self.evaluator(workdir)
         with self.stream() as batches:
             found = dict(evaluator.run(predict, variables, batches, self.index))
             found = marked(found, self.index, batches.missing)
+        if examples is not None:
+            for name, values in evaluator.examples.items():
+                examples[f"{self.prefix}{name}"] = values
         return {f"{self.prefix}{name}": value for name, value in found.items()}
 
 

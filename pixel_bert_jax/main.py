@@ -21,12 +21,22 @@ from absl import app, flags
 from pixel_bert_jax import config, types
 
 FLAGS = flags.FLAGS
-SHARED = ("mode", "dry_run", "split", "output", "figure")  # the same in all processes
+SHARED = (
+    "mode",
+    "dry_run",
+    "split",
+    "output",
+    "figure",
+    "examples",
+)  # the same in all processes
 flags.DEFINE_string("workdir", "", "Folder of the run; default runs/<config>_<preset>.")
 flags.DEFINE_enum("mode", "train", ("train", "evaluate", "predict"), "What to do.")
 flags.DEFINE_bool("dry_run", False, "Print parameters, plan and memory of a step only.")
 flags.DEFINE_string(
     "figure", "", "With --mode=evaluate: PNG file of held-out examples."
+)
+flags.DEFINE_string(
+    "examples", "", "With --mode=evaluate: JSON lines file of every example's values."
 )
 flags.DEFINE_string("output", "", "With --mode=predict: the official file to write.")
 flags.DEFINE_enum(
@@ -78,7 +88,8 @@ def main(launch: config.Launch) -> int:
         if FLAGS.dry_run:
             dry_run.run(chosen)
         elif FLAGS.mode == "evaluate":
-            evaluate.run(chosen, workdir, figure=FLAGS.figure, **model)
+            extra = {"figure": FLAGS.figure, "examples": FLAGS.examples}
+            evaluate.run(chosen, workdir, **extra, **model)
         elif FLAGS.mode == "predict":
             predict.run(chosen, workdir, output=FLAGS.output, **model)
         else:

@@ -83,7 +83,7 @@ def test_it_starts_from_the_published_model(trained):
 def test_it_evaluates_every_example_once(trained):
     outcome = trained.launch("--mode=evaluate")
     assert outcome.code == 0, outcome.output
-    found = dict(re.findall(r"^  scenes/(\w+) +(-?[\d.]+)$", outcome.output, re.M))
+    found = dict(re.findall(r"^  scenes/(\w+) +(-?[\d.]+)", outcome.output, re.M))
     number, accuracy = FIGURES[trained.task]
     assert float(found[number]) == NUMBERS[trained.task]
     assert 0 <= float(found[accuracy]) <= 100

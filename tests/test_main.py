@@ -127,7 +127,7 @@ def test_evaluation_of_a_checkpoint_needs_no_training_data(straight):
     (step,) = [folder.name for folder in best.iterdir() if folder.name.isdecimal()]
     assert f"step {step} of {straight.workdir}" in outcome.output
     for name in ("match", "match_blanked", "colour", "colour_other", "words_oracle"):
-        assert re.search(rf"^ +scenes/{name} +[\d.]+$", outcome.output, re.M), name
+        assert re.search(rf"^ +scenes/{name} +[\d.]+( ±|$)", outcome.output, re.M), name
     assert re.search(r"scenes/texts +16\.0", outcome.output)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from pixel_bert_jax import trained
 from pixel_bert_jax.config import Config
 from pixel_bert_jax.evaluate import Predictor, evaluations
+from pixel_bert_jax.evaluators import errors
+from pixel_bert_jax.evaluators.errors import SUFFIX, Values
 from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.types import InputError
 
@@ -20,6 +22,7 @@ def run(
     *,
     split: str,
     figure: str,
+    examples: str,
     rebuild_index: bool,
     named: bool,
 ) -> None:
@@ -30,6 +33,7 @@ def run(
       workdir: folder of a training run.
       split: "evaluate" or "predict".
       figure: path of a PNG file, "" for none.
+      examples: path of a file for the values of every example, "" for none.
       rebuild_index: build the indexes again.
       named: see `trained.find`.
 
@@ -48,12 +52,18 @@ def run(
         one.check()
     predict = Predictor(model.experiment)
     metrics: dict[str, float] = {}
+    values: dict[str, Values] = {}
     for one in found:
-        metrics |= one.run(predict, model.variables, workdir)
+        metrics |= one.run(predict, model.variables, workdir, examples=values)
     if not hosts.first():
         return
     print(model.name)
     print(table(metrics))
+    if examples:
+        path = Path(examples).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        errors.write(path, values)
+        print(f"values of every example in {path}")
     if figure:
         from pixel_bert_jax.viz import held_out
 
@@ -67,6 +77,16 @@ def run(
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """Formats metrics as lines of name and value."""
-    width = max(map(len, metrics), default=0)
-    return "\n".join(f"  {n:<{width}}  {x:.4f}" for n, x in metrics.items())
+    """Formats metrics as lines of name and value, with ± the standard error."""
+    error_of = {
+        name.replace(SUFFIX, "", 1): name
+        for name in metrics
+        if name.partition("@")[0].endswith(SUFFIX)
+    }
+    shown = [name for name in metrics if name not in error_of.values()]
+    width = max(map(len, shown), default=0)
+    lines = []
+    for name in shown:
+        error = f" ± {metrics[error_of[name]]:.4f}" if name in error_of else ""
+        lines.append(f"  {name:<{width}}  {metrics[name]:.4f}{error}")
+    return "\n".join(lines)

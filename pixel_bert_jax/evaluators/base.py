@@ -17,6 +17,7 @@ from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
+from pixel_bert_jax.evaluators.errors import SUFFIX, Values
 from pixel_bert_jax.types import Batch, InputError, Params
 
 MARK = "@missing"  # ends the names of metrics of fewer examples than there are
@@ -96,11 +97,30 @@ class Evaluator:
                 f"{' or '.join(self.needs)}; it has {', '.join(settings.heads)}"
             )
         self.settings = settings
+        # Values of every example, by metric; filled by `run`.
+        self.examples: dict[str, Values] = {}
+
+    def check(self, index: Index) -> None:
+        """Finds faults of an index before anything is compiled.
+
+        Raises:
+          InputError: the index cannot be evaluated.
+        """
+
+    def scored(self, metric: str, values: Values) -> Iterator[tuple[str, float]]:
+        """Yields a metric and its standard error, and keeps the examples' values."""
+        self.examples[metric] = values
+        mean, error = values.mean()
+        yield metric, mean
+        yield metric + SUFFIX, error
 
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:
-        """Yields (metric, value) after reading every example of the stream once."""
+        """Yields (metric, value) after reading every example of the stream once.
+
+        A mean over examples is followed by its standard error, named METRIC_se.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -170,27 +190,6 @@ def marked(
             for name, value in out.items()
         } | {name: float(number) for name, number in mine.items()}
     return out
-
-
-def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """Returns a mean and its standard error, for values that depend within clusters.
-
-    se^2 = sum over clusters of (sum of deviations)^2 / n^2 (Liang and Zeger 1986, for a
-    mean), with the factor C / (C - 1) for C clusters.
-
-    Args:
-      values: [n] float.
-      clusters: [n] int, e.g. the image that a caption belongs to.
-    """
-    n = len(values)
-    if n == 0:
-        return float("nan"), float("nan")
-    mean = float(np.mean(values))
-    _, inverse = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(inverse, weights=values - mean)
-    number = len(sums)
-    factor = number / max(number - 1, 1)
-    return mean, float(np.sqrt(factor * np.sum(sums**2)) / n)
 
 
 def to_host(tree: Any) -> Any:

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.evaluators.base import Evaluator, Predict
+from pixel_bert_jax.evaluators.errors import Values
 from pixel_bert_jax.evaluators.nlvr2_scores import (
     LABELS,
     check_predictions,
     read_csv,
     scores,
+    set_of,
     write_csv,
 )
 from pixel_bert_jax.types import Params
@@ -22,19 +26,27 @@ class Nlvr2Evaluator(Evaluator):
     """Scores the predictions of `tasks.nlvr2.judge`; an oracle is always right."""
 
     needs = ("truth",)
-    metrics = ("statements", "accuracy", "consistency")
+    metrics = ("statements", r"(accuracy|consistency)(_se)?")
 
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:
-        """Yields `corpus/statements`, `accuracy` and `consistency` (shares, 0 to 1)."""
+        """Yields `corpus/statements`, `accuracy` and `consistency` (shares, 0 to 1).
+
+        Standard errors are clustered by the set of images that sentences share.
+        """
         found = self.predictions(predict, variables, stream, index)
         for c, corpus in enumerate(index.corpora):
             rows = range(index.num_texts(c))
             scored = scores(found[c], [index.annotation(c, row) for row in rows])
             yield f"{corpus}/statements", float(len(rows))
-            yield f"{corpus}/accuracy", scored.accuracy
-            yield f"{corpus}/consistency", scored.consistency
+            for metric, hits in (
+                ("accuracy", scored.right),
+                ("consistency", scored.consistent),
+            ):
+                sets = np.array([set_of(name) for name in hits])
+                values = Values(list(hits), sets, np.array([*hits.values()], float))
+                yield from self.scored(f"{corpus}/{metric}", values)
 
     def write(self, path: Path, found: dict[str, str], index: Index) -> None:
         """Writes the predictions of a single corpus as the official csv file.

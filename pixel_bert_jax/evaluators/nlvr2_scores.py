@@ -17,10 +17,25 @@ SHOWN = 10  # identifiers in a message
 
 
 class Scores(NamedTuple):
-    """Shares from 0 to 1."""
+    """Right judgements.
 
-    accuracy: float
-    consistency: float
+    Attributes:
+      right: identifier -> whether its statement was judged correctly.
+      consistent: sentence -> whether all its statements were.
+    """
+
+    right: dict[str, bool]
+    consistent: dict[str, bool]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of statements, from 0 to 1."""
+        return sum(self.right.values()) / len(self.right)
+
+    @property
+    def consistency(self) -> float:
+        """Share of sentences, from 0 to 1."""
+        return sum(self.consistent.values()) / len(self.consistent)
 
 
 def sentence_of(identifier: str) -> str:
@@ -40,6 +55,11 @@ def sentence_of(identifier: str) -> str:
     return "-".join(parts)
 
 
+def set_of(name: str) -> str:
+    """Returns the part of an identifier or sentence that all of its images share."""
+    return "-".join(name.split("-")[:2])
+
+
 def scores(
     predictions: Mapping[str, str], examples: Sequence[Mapping[str, Any]]
 ) -> Scores:
@@ -54,15 +74,15 @@ def scores(
         prediction is neither of the two; names the first.
     """
     check_predictions(predictions, [example["identifier"] for example in examples])
-    right: list[bool] = []
+    right: dict[str, bool] = {}
     consistent: dict[str, bool] = {}
     for example in examples:
         name = example["identifier"]
         hit = predictions[name].lower() == str(example["label"]).lower()
         sentence = sentence_of(name)
         consistent[sentence] = consistent.get(sentence, True) and hit
-        right.append(hit)
-    return Scores(sum(right) / len(right), sum(consistent.values()) / len(consistent))
+        right[name] = hit
+    return Scores(right, consistent)
 
 
 def check_predictions(

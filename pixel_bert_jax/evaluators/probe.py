@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from pixel_bert_jax.data.index import Index
-from pixel_bert_jax.evaluators.base import Evaluator, Predict, clustered_mean
+from pixel_bert_jax.evaluators.base import Evaluator, Predict
+from pixel_bert_jax.evaluators.errors import Values
 from pixel_bert_jax.types import Params
 
 IMAGES = ("own", "blanked", "other")
@@ -28,8 +29,7 @@ class Probe(Evaluator):
     metrics = (
         "texts",
         "tokens",
-        "match_se",
-        r"match(_blanked|_other|_oracle)?",
+        r"match(_blanked|_other|_oracle)?(_se)?",
         r"words_minus_(blanked|other)(_se)?",
     )
 
@@ -38,7 +38,7 @@ class Probe(Evaluator):
         """Returns the metrics, with the accuracy of all words and of each class."""
         kinds = {"words"}.union(*(source.word_classes for source in index.sources))
         images = "|".join(f"_{name}" for name in (*IMAGES[1:], "oracle"))
-        return (*cls.metrics, *(rf"{kind}({images})?" for kind in sorted(kinds)))
+        return (*cls.metrics, *(rf"{kind}({images})?(_se)?" for kind in sorted(kinds)))
 
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
@@ -46,10 +46,10 @@ class Probe(Evaluator):
         """Yields metrics named `corpus/metric`.
 
         Metrics: `match`, `match_blanked`, `match_other`: share of correct decisions
-        over each image once with its own and once with another image's text, the first
-        with its standard error; `words...`: accuracy over masked tokens; the same per
-        class of words; `words_minus_other`, `words_minus_blanked`: mean difference per
-        text, with standard errors (clustered by image); `texts`, `tokens`: counts.
+        over each image once with its own and once with another image's text;
+        `words...`: accuracy over masked tokens; the same per class of words;
+        `words_minus_other`, `words_minus_blanked`: mean difference per text; all with
+        standard errors, clustered by image; `texts`, `tokens`: counts.
         """
         tables = [_Table() for _ in index.corpora]
         for step in stream:
@@ -61,10 +61,13 @@ class Probe(Evaluator):
                     self._add(table, out, batch, rows, index.sources[c])
         for c, table in enumerate(tables):
             name = index.corpora[c]
-            for metric, value in table.metrics(
+            for metric, found in table.metrics(
                 self._classes(index.sources[c]), self.settings.tokenizer.vocab_size
             ):
-                yield f"{name}/{metric}", value
+                if isinstance(found, Values):
+                    yield from self.scored(f"{name}/{metric}", found)
+                else:
+                    yield f"{name}/{metric}", found
 
     def _classes(self, source: Any) -> dict[str, np.ndarray]:
         ids = {token: i for i, token in enumerate(self.settings.tokenizer.vocabulary)}
@@ -79,6 +82,7 @@ class Probe(Evaluator):
         pictures = np.broadcast_to(batch["image_id"][:, :1], rows.shape)[rows]
         picked = {name: value[rows] for name, value in out.items()}
         picked["picture"] = pictures
+        picked["text"] = batch["example_id"][..., 1][rows]
         picked["has_negative"] = batch["negative_mask"][rows].any(-1)
         shown = (batch["other_image_size"] > 0).all((1, 2))
         picked["has_other"] = np.broadcast_to(shown[:, None], rows.shape)[rows]
@@ -126,13 +130,13 @@ class _Table:
 
     def metrics(
         self, classes: dict[str, np.ndarray], vocab_size: int
-    ) -> Iterator[tuple[str, float]]:
+    ) -> Iterator[tuple[str, float | Values]]:
         # First all counts and matches, then words by class and by image.
         columns = {k: np.concatenate(v) for k, v in self._columns.items()}
         if not columns:
             yield "texts", 0.0
             return
-        picture = columns["picture"]
+        picture, text = columns["picture"], columns["text"]
         usable = {name: np.ones(len(picture), bool) for name in (*IMAGES, "oracle")}
         usable["other"] = columns["has_other"]
         yield "texts", float(len(picture))
@@ -142,10 +146,7 @@ class _Table:
                 rows = rows & columns["has_negative"]
                 logits = columns[f"match_{name}"][rows]
                 right = np.mean([logits[:, 0] > 0, logits[:, 1] <= 0], axis=0)
-                mean, error = clustered_mean(right, picture[rows])
-                yield _name("match", name), mean
-                if name == "own":
-                    yield "match_se", error
+                yield _name("match", name), Values(text[rows], picture[rows], right)
         if "words_own" not in columns:
             return
         weights, labels = columns["weights"], columns["labels"]
@@ -160,17 +161,19 @@ class _Table:
             member = weights & np.isin(labels, ids)
             for name, hits in right.items():
                 counted = member & usable[name][:, None]
-                total = counted.sum()
-                if total:
-                    yield _name(kind, name), float(hits[counted].sum() / total)
+                if counted.any():
+                    row, slot = counted.nonzero()
+                    place = columns["positions"][row, slot]
+                    tokens = [f"{t}:{p}" for t, p in zip(text[row], place, strict=True)]
+                    accuracy = Values(tokens, picture[row], hits[row, slot])
+                    yield _name(kind, name), accuracy
         for name in ("other", "blanked"):
             # Per text: share of words right with its own image, minus that without it.
             rows = usable[name] & (weights.sum(1) > 0)
             own, rival = right["own"][rows].sum(1), right[name][rows].sum(1)
             difference = (own - rival) / weights[rows].sum(1)
-            mean, error = clustered_mean(difference, picture[rows])
-            yield f"words_minus_{name}", mean
-            yield f"words_minus_{name}_se", error
+            found = Values(text[rows], picture[rows], difference)
+            yield f"words_minus_{name}", found
 
 
 def _name(metric: str, image: str) -> str:

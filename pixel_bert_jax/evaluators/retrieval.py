@@ -20,6 +20,7 @@ from pixel_bert_jax import trees
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.evaluators import recall
 from pixel_bert_jax.evaluators.base import Evaluator, Predict, Settings
+from pixel_bert_jax.evaluators.errors import Values
 from pixel_bert_jax.evaluators.pair_scores import Gallery, PairScorer, score_matrix
 from pixel_bert_jax.evaluators.shortlist import Shortlist, two_stage
 from pixel_bert_jax.tasks.retrieval import SCORERS
@@ -37,8 +38,9 @@ class RetrievalEvaluator(Evaluator):
     metrics = (
         "images",
         "texts",
-        r"(two_stage_|fold_)?(text|image)_(r1|r5|r10|median_rank|mean_rank)",
-        r"two_stage_(text_lost|image_lost|pairs_scored)",
+        r"(two_stage_|fold_)?(text|image)_((r1|r5|r10|mean_rank)(_se)?|median_rank)",
+        r"(two_stage_)?(text|image)_ties",
+        r"two_stage_((text|image)_lost(_se)?|pairs_scored)",
         r"(text|image)_r1_oracle",
     )
     suffix = ".npz"
@@ -65,14 +67,28 @@ class RetrievalEvaluator(Evaluator):
                 "makes the first stage; give eval.shortlist=0 to score all pairs"
             )
 
+    def check(self, index: Index) -> None:
+        """Checks the number of corpora and of images, before anything is scored.
+
+        Raises:
+          InputError: more than one corpus, images in pairs, or `eval.fold` does not
+            divide the number of images.
+        """
+        images, fold = len(Gallery(index).image_rows), self.settings.options.fold
+        if fold and images % fold:
+            raise InputError(
+                f"eval.fold is {fold}, expected a divisor of the {images} images"
+            )
+
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index
     ) -> Iterator[tuple[str, float]]:
         """Yields metrics named `corpus/metric`; recalls in percent.
 
         Metrics: `images`, `texts`: counts; `text_r1` ... and `image_r1` ... of
-        `recall.metrics`; `fold_...`: their mean over folds of `eval.fold` images; with
-        an oracle `text_r1_oracle` and `image_r1_oracle`. With a shortlist all are named
+        `recall.metrics`, with standard errors, those of texts clustered by image;
+        `fold_...`: their mean over folds of `eval.fold` images; with an oracle
+        `text_r1_oracle` and `image_r1_oracle`. With a shortlist all are named
         `two_stage_...`; further ones are `text_lost` and `image_lost`, the percentage
         of queries whose right answers are not on the list, and `pairs_scored`, the
         percentage of all pairs that the second stage scored.
@@ -86,20 +102,32 @@ class RetrievalEvaluator(Evaluator):
                 predict, variables, gallery, self.settings.options.texts
             )
             first = Shortlist(predict, variables, gallery, self.settings.tokenizer)
-            metrics = two_stage(first, scorer, stream, self.shortlist)
+            metrics, values = two_stage(first, scorer, stream, self.shortlist)
         else:
             scores = self._matrix(predict, variables, stream, gallery)
-            metrics = recall.metrics(recall.ranks(scores, gallery.text_image))
-            if self._folds(len(scores)):
-                folds = recall.fold_metrics(
-                    scores, gallery.text_image, self.settings.options.fold
-                )
-                metrics |= {f"fold_{metric}": value for metric, value in folds.items()}
+            metrics, values = self._ranked(scores, gallery.text_image)
         for metric, value in metrics.items():
             yield f"{name}/{metric}", value
+            if metric in values:
+                _, error = self.scored(f"{name}/{metric}", values[metric])
+                yield error
         if self.settings.options.oracle and index.sources[0].oracle is not None:
             for metric, value in oracle_metrics(gallery).items():
                 yield f"{name}/{metric}", value
+
+    def _ranked(
+        self, scores: np.ndarray, text_image: np.ndarray
+    ) -> tuple[dict[str, float], dict[str, Values]]:
+        """Returns all metrics of a matrix of scores, and the values of each query."""
+        found = recall.ranks(scores, text_image)
+        metrics, values = recall.metrics(found), recall.values(found, text_image)
+        if fold := self.settings.options.fold:
+            found = recall.fold_ranks(scores, text_image, fold)
+            folds = recall.fold_metrics(found, text_image, fold)
+            metrics |= {f"fold_{metric}": value for metric, value in folds.items()}
+            of_folds = recall.values(found, text_image).items()
+            values |= {f"fold_{metric}": value for metric, value in of_folds}
+        return metrics, values
 
     def predictions(
         self, predict: Predict, variables: Params, stream: Any, index: Index
@@ -117,19 +145,6 @@ class RetrievalEvaluator(Evaluator):
             texts=np.array([index.caption(0, t) for t in range(index.num_texts(0))]),
             text_image=gallery.text_image,
         )
-
-    def _folds(self, images: int) -> bool:
-        """Returns whether metrics of folds are computed.
-
-        Raises:
-          InputError: the number of images is no multiple of `eval.fold`.
-        """
-        fold = self.settings.options.fold
-        if fold and images % fold:
-            raise InputError(
-                f"eval.fold is {fold}, expected a divisor of the {images} images"
-            )
-        return bool(fold)
 
     def _matrix(
         self, predict: Predict, variables: Params, stream: Any, gallery: Gallery

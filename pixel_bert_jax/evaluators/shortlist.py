@@ -20,6 +20,7 @@ import numpy as np
 from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.evaluators import recall
 from pixel_bert_jax.evaluators.base import Predict, to_host
+from pixel_bert_jax.evaluators.errors import Values
 from pixel_bert_jax.evaluators.pair_scores import Gallery, PairScorer, once
 from pixel_bert_jax.types import Batch, Params
 
@@ -79,7 +80,7 @@ class Shortlist:
 
 def two_stage(
     first: Shortlist, scorer: PairScorer, stream: Any, length: int
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, Values]]:
     """Ranks in two stages.
 
     Args:
@@ -90,7 +91,8 @@ def two_stage(
         are ranked behind them, in the order of the first stage.
 
     Returns:
-      Metrics named `two_stage_...`; see `RetrievalEvaluator.run`.
+      Metrics named `two_stage_...`, see `RetrievalEvaluator.run`, and the values of
+      each query.
     """
     # Images pass through the CNN once. Their visual tokens wait on the host, because
     # the first stage needs the words of all images.
@@ -117,17 +119,25 @@ def two_stage(
         for i, listed, values in zip(images, rows, found, strict=False):
             fine[i, listed] = values[: len(listed)]
     # Texts are ranked by the lists of images, and images by those of texts.
-    ranks = recall.Ranks(
-        recall.ranks(_combined(fine, coarse, texts), gallery.text_image).texts,
-        recall.ranks(_combined(fine, coarse, images_of), gallery.text_image).images,
-    )
-    own = np.arange(len(coarse))[:, None] == gallery.text_image
-    metrics = recall.metrics(ranks) | {
-        "text_lost": 100 * (1 - (texts & own).any(axis=1).mean()),
-        "image_lost": 100 * (1 - (images_of & own).any(axis=0).mean()),
-        "pairs_scored": 100 * scored.mean(),
+    text_image = gallery.text_image
+    of_images = recall.ranks(_combined(fine, coarse, texts), text_image)
+    of_texts = recall.ranks(_combined(fine, coarse, images_of), text_image)
+    ranks = of_images._replace(images=of_texts.images, images_tied=of_texts.images_tied)
+    own = np.arange(len(coarse))[:, None] == text_image
+    lost = {
+        "text_lost": 100.0 * ~(texts & own).any(axis=1),
+        "image_lost": 100.0 * ~(images_of & own).any(axis=0),
     }
-    return {f"two_stage_{name}": float(value) for name, value in metrics.items()}
+    rows = {"text_lost": np.arange(len(coarse)), "image_lost": text_image}
+    values = recall.values(ranks, text_image) | {
+        name: Values(range(len(x)), rows[name], x) for name, x in lost.items()
+    }
+    metrics = recall.metrics(ranks) | {name: x.mean() for name, x in lost.items()}
+    metrics["pairs_scored"] = 100 * scored.mean()
+    return (
+        {f"two_stage_{name}": float(value) for name, value in metrics.items()},
+        {f"two_stage_{name}": value for name, value in values.items()},
+    )
 
 
 class _Seen:

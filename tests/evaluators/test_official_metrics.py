@@ -94,7 +94,7 @@ def test_nlvr2_scores_are_the_official_ones(tmp_path):
         path = tmp_path / "predictions.csv"
         nlvr2_scores.write_csv(path, predictions)
         found = nlvr2_scores.scores(nlvr2_scores.read_csv(path), examples)
-        assert list(found) == wanted
+        assert [found.accuracy, found.consistency] == wanted
         total += len(examples)
     assert total >= 2000
 
@@ -113,7 +113,8 @@ def test_nlvr2_scores_on_the_official_files(real_data, split, seed):
         for x in examples
     }
     found = nlvr2_scores.scores(predictions, examples)
-    assert list(found) == golden("nlvr2_official.json")[f"{split}/{seed}"]
+    both = [found.accuracy, found.consistency]
+    assert both == golden("nlvr2_official.json")[f"{split}/{seed}"]
 
 
 @pytest.mark.parametrize(
@@ -164,11 +165,18 @@ def test_ties_find_nothing():
     found = recall.ranks(scores, text_image)
     assert (found.images == 19).all()  # behind all other images
     assert (found.texts == 95).all()  # behind the texts of all others
-    assert recall.metrics(found)["text_r10"] == 0
+    metrics = recall.metrics(found)
+    assert metrics["text_r10"] == 0
+    assert (metrics["text_ties"], metrics["image_ties"]) == (20, 100)
     # One level above all others is no tie; an image's own texts may tie.
     scores[text_image, np.arange(100)] = 1
     found = recall.ranks(scores, text_image)
     assert not found.images.any() and not found.texts.any()
+    assert not found.images_tied.any() and not found.texts_tied.any()
+    scores[0, 99] = 1  # a text of the last image suits the first as well
+    found = recall.ranks(scores, text_image)
+    assert found.texts_tied.nonzero()[0].tolist() == [0]
+    assert found.images_tied.nonzero()[0].tolist() == [99]
 
 
 def test_order_of_texts_does_not_matter():
@@ -181,7 +189,8 @@ def test_order_of_texts_does_not_matter():
 
 def test_folds_are_means_of_their_parts():
     scores, text_image = matrix({"images": 40, "seed": 4, "lift": 0.3})
-    found = recall.fold_metrics(scores, text_image, fold=8)
+    ranks = recall.fold_ranks(scores, text_image, fold=8)
+    found = recall.fold_metrics(ranks, text_image, fold=8)
     parts = [
         recall.metrics(
             recall.ranks(scores[n : n + 8, 5 * n : 5 * n + 40], np.repeat(range(8), 5))
@@ -190,10 +199,12 @@ def test_folds_are_means_of_their_parts():
     ]
     for name, value in found.items():
         assert value == pytest.approx(np.mean([p[name] for p in parts]))
+    values = recall.values(ranks, text_image)["text_r1"]
+    assert values.mean()[0] == pytest.approx(found["text_r1"])
     whole = recall.metrics(recall.ranks(scores, text_image))
     assert found["text_r1"] > whole["text_r1"]
     with pytest.raises(InputError, match="a multiple of 7 images, received 40"):
-        recall.fold_metrics(scores, text_image, fold=7)
+        recall.fold_ranks(scores, text_image, fold=7)
 
 
 @pytest.mark.parametrize(

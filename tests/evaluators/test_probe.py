@@ -8,7 +8,8 @@ import pytest
 from pixel_bert_jax.config import Eval
 from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.evaluate import Evaluation
-from pixel_bert_jax.evaluators.base import Settings, clustered_mean
+from pixel_bert_jax.evaluators.base import Settings
+from pixel_bert_jax.evaluators.errors import clustered_mean
 from pixel_bert_jax.evaluators.probe import Probe
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "ring", "star")
@@ -46,6 +47,7 @@ def batch_and_predictions():
         "example_mask": mask,
         "corpus": np.zeros(GROUPS, np.int32),
         "image_id": np.array([[10], [11], [12], [-1]], np.int32),
+        "example_id": np.arange(2 * GROUPS * TEXTS).reshape(*shape, 2),
         "text_ids": ids,
         "text_mask": ids > 0,
         "negative_ids": negatives,
@@ -78,6 +80,11 @@ def figures():
     options, heads = Eval(oracle=True), ("mlm", "itm")
     probe = Probe(Settings(WordPiece(WORDS), None, options, heads))
     found = dict(probe.run(lambda name, variables, step: out, {}, stream, index))
+    for metric, values in probe.examples.items():  # every mean has its error
+        mean, error = values.mean()
+        assert found[metric] == pytest.approx(mean)
+        assert found[f"{metric}_se"] == pytest.approx(error)
+    assert {"toy/match_blanked", "toy/shape_other"} < probe.examples.keys()
     corpora = types.SimpleNamespace(index=lambda split: index)
     run = types.SimpleNamespace(corpora=corpora)
     one = Evaluation("", Probe, "evaluate", options, run)
@@ -130,17 +137,3 @@ def test_differences_are_paired_and_clustered_by_picture(figures):
     mean, error = clustered_mean(difference, np.array([10, 10, 12]))
     assert found["words_minus_other_se"] == pytest.approx(error)
     assert mean == pytest.approx(difference.mean())
-
-
-def test_standard_error_of_independent_values_is_the_usual_one():
-    values = np.random.default_rng(1).normal(size=50)
-    mean, error = clustered_mean(values, np.arange(50))
-    assert mean == pytest.approx(values.mean())
-    assert error == pytest.approx(values.std(ddof=1) / np.sqrt(50))
-
-
-def test_standard_error_counts_copies_of_one_value_once():
-    values = np.random.default_rng(2).normal(size=20)
-    clusters = np.repeat(np.arange(20), 5)
-    _, error = clustered_mean(np.repeat(values, 5), clusters)
-    assert error == pytest.approx(values.std(ddof=1) / np.sqrt(20))

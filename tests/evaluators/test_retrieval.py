@@ -256,7 +256,7 @@ def test_folds_are_told_beside_the_whole(repository):
     found = metrics(run, model(repository))
     assert found["fold_text_r1"] == found["text_r1"]
     with pytest.raises(InputError, match="a divisor of the 11 images"):
-        metrics(experiment(fold=4), model(repository))
+        evaluation(experiment(fold=4)).check()
 
 
 def test_an_npz_file_of_all_scores(repository, whole, tmp_path):
