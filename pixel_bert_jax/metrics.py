@@ -25,6 +25,7 @@ from pixel_bert_jax.types import Sums
 
 FILE = "metrics.jsonl"
 SUMMARIES = "tensorboard"
+ERROR = "_se"  # ends the name of a standard error
 
 
 def means(sums: Sums) -> dict[str, float]:
@@ -37,6 +38,21 @@ def means(sums: Sums) -> dict[str, float]:
         name: float(total) / float(count)
         for name, (total, count) in sums.items()
         if float(count)
+    }
+
+
+def with_errors(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Returns each metric as text, with ± its standard error if it has one."""
+    errors = {
+        name.replace(ERROR, "", 1): name
+        for name in metrics
+        if name.partition("@")[0].endswith(ERROR)
+    }
+    return {
+        name: f"{value:.4f}"
+        + (f" ± {metrics[errors[name]]:.4f}" if name in errors else "")
+        for name, value in metrics.items()
+        if name not in errors.values()
     }
 
 
@@ -114,7 +130,7 @@ class Writer:
         self._write_scalars(
             step, {f"evaluation/{name}": value for name, value in metrics.items()}
         )
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        shown = "  ".join(" ".join(item) for item in with_errors(metrics).items())
         self.say(f"evaluation at step {step}: {shown}")
 
     def say(self, text: str, *, step: int | None = None) -> None:

@@ -9,7 +9,8 @@ from pixel_bert_jax import trained
 from pixel_bert_jax.config import Config
 from pixel_bert_jax.evaluate import Predictor, evaluations
 from pixel_bert_jax.evaluators import errors
-from pixel_bert_jax.evaluators.errors import SUFFIX, Values
+from pixel_bert_jax.evaluators.errors import Values
+from pixel_bert_jax.metrics import with_errors
 from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.types import InputError
 
@@ -77,16 +78,7 @@ def run(
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """Formats metrics as lines of name and value, with ± the standard error."""
-    error_of = {
-        name.replace(SUFFIX, "", 1): name
-        for name in metrics
-        if name.partition("@")[0].endswith(SUFFIX)
-    }
-    shown = [name for name in metrics if name not in error_of.values()]
+    """Formats metrics as lines of name, value and standard error."""
+    shown = with_errors(metrics)
     width = max(map(len, shown), default=0)
-    lines = []
-    for name in shown:
-        error = f" ± {metrics[error_of[name]]:.4f}" if name in error_of else ""
-        lines.append(f"  {name:<{width}}  {metrics[name]:.4f}{error}")
-    return "\n".join(lines)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in shown.items())

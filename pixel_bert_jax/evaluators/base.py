@@ -17,7 +17,8 @@ from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.pipeline import Step
 from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
-from pixel_bert_jax.evaluators.errors import SUFFIX, Values
+from pixel_bert_jax.evaluators.errors import Values
+from pixel_bert_jax.metrics import ERROR
 from pixel_bert_jax.types import Batch, InputError, Params
 
 MARK = "@missing"  # ends the names of metrics of fewer examples than there are
@@ -112,7 +113,7 @@ class Evaluator:
         self.examples[metric] = values
         mean, error = values.mean()
         yield metric, mean
-        yield metric + SUFFIX, error
+        yield metric + ERROR, error
 
     def run(
         self, predict: Predict, variables: Params, stream: Any, index: Index

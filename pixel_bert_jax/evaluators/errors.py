@@ -16,8 +16,6 @@ import numpy as np
 from pixel_bert_jax.data import durable
 from pixel_bert_jax.types import InputError
 
-SUFFIX = "_se"  # ends the name of a standard error
-
 
 @dataclasses.dataclass(frozen=True)
 class Values:
