@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ import jax
 import numpy as np
 from jax import Array
 
-from pixel_bert_jax.config import Eval, resolve_section
+from pixel_bert_jax.config import Config, Eval, replace, resolve_section
+from pixel_bert_jax.data.corpora import Corpora
 from pixel_bert_jax.data.index import Index
+from pixel_bert_jax.data.overlap import check as check_overlaps
+from pixel_bert_jax.data.overlap import overlaps
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.data.plan import EvaluationPlan
 from pixel_bert_jax.evaluators import EVALUATORS, Evaluator
@@ -28,6 +31,7 @@ from pixel_bert_jax.training import sharding
 from pixel_bert_jax.types import Batch, InputError, Params, nearest, refuse_to_run
 
 SPLITS = ("evaluate", "predict", "train")
+TRAINED_ON = "trained_on/"  # begins the names of metrics of photos that are trained on
 
 
 class Predictor:
@@ -103,6 +107,7 @@ class Evaluation:
       split: split whose examples are evaluated.
       options: `config.eval` with the entry's own fields.
       experiment: experiment whose model is evaluated.
+      trained_on: whether photos of the split were trained on; see `compare`.
     """
 
     name: str
@@ -110,11 +115,13 @@ class Evaluation:
     split: str
     options: Eval
     experiment: Experiment
+    trained_on: bool = False
 
     @property
     def prefix(self) -> str:
         """Prefix of the names of its metrics."""
-        return f"{self.name}/" if self.name else ""
+        name = f"{self.name}/" if self.name else ""
+        return TRAINED_ON + name if self.trained_on else name
 
     @functools.cached_property
     def every(self) -> int:
@@ -145,6 +152,17 @@ class Evaluation:
         """Finds faults of data and options before anything is compiled."""
         check_complete(self.kind.needs_all, self.index)
         self.evaluator().check(self.index)
+
+    def compare(self, trained: Sequence[Index]) -> None:
+        """Compares the split's photos with those that the model was trained on.
+
+        Raises:
+          InputError: some are trained on, and `data.allow_overlap` does not say that
+            the split may be; lists the first.
+        """
+        found = [one for index in trained for one in overlaps(index, self.index)]
+        allowed = self.experiment.config.data.allow_overlap
+        self.trained_on = check_overlaps(found, self.split, allowed)
 
     def gives(self, metric: str) -> bool:
         """Returns whether it can give a metric of this name."""
@@ -255,6 +273,41 @@ def evaluations(
         found.append(
             Evaluation(name, EVALUATORS[kind], split or its_split, options, experiment)
         )
+    return found
+
+
+def training_indexes(experiment: Experiment, configs: Sequence[Config]) -> list[Index]:
+    """Returns the indexes of what a model was trained on, as far as they are here.
+
+    Args:
+      experiment: experiment of this launch.
+      configs: configs that the model was trained with. The index of this launch's own
+        one is built if there is none; of others it is opened if there is one, and
+        otherwise a warning says that their photos are not compared.
+    """
+    data, found = experiment.config.data, []
+    for config in configs:
+        if config is experiment.config:
+            found.append(experiment.train_index)
+            continue
+        places = {"data.root": data.root, "data.index_dir": data.index_dir}
+        corpora = Corpora(replace(config, places), lambda: experiment.tokenizer)
+        index, reason = None, "there is no index of them in data.index_dir"
+        try:
+            # Scenes of two splits are never the same.
+            if all(source.path("") is None for source in corpora.sources("train")):
+                continue
+            index = corpora.built_index("train")
+        except InputError as error:
+            reason = str(error).splitlines()[0]
+        if index is None:
+            names = ", ".join(str(c["name"]) for c in config.data.corpora)
+            hosts.say(
+                "warning: held-out photos are not compared with those that the model "
+                f"was trained on before, in {names}: {reason}"
+            )
+        else:
+            found.append(index)
     return found
 
 

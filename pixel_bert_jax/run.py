@@ -15,10 +15,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pixel_bert_jax import evaluate, metrics, resuming, trees
+from pixel_bert_jax import evaluate, metrics, resuming, trained, trees
 from pixel_bert_jax.checkpoints import checkpointing
 from pixel_bert_jax.checkpoints.store import check_writable
-from pixel_bert_jax.data.overlap import overlaps
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import Experiment, count_parameters
 from pixel_bert_jax.processes import hosts
@@ -78,11 +77,12 @@ class Run:
         hosts.compare({name: self._meta[name] for name in ("plan", "index")})
         found = evaluate.evaluations(experiment)
         self._evaluations = [one for one in found if one.every]
-        for one in self._evaluations:  # report faults of held-out data before training
-            one.check()
-            for overlap in overlaps(experiment.train_index, one.index):
-                hosts.say(f"warning: {overlap}")
-        if self._evaluations:
+        if self._evaluations:  # report faults of held-out data before training
+            configs = config, *trained.ancestors(config)
+            trained_on = evaluate.training_indexes(experiment, configs)
+            for one in self._evaluations:
+                one.check()
+                one.compare(trained_on)
             evaluate.check_metric(config.checkpoint.best_metric, self._evaluations)
         check_writable(workdir)
         self._pending: _Pending | None = None

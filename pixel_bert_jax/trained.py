@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,19 @@ from pixel_bert_jax.checkpoints.checkpointing import (
     Checkpoints,
 )
 from pixel_bert_jax.config import Config, places, replace, resolve
-from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
+from pixel_bert_jax.convert.pretrained import (
+    CONFIG,
+    IMAGE_FIELD,
+    Pretrained,
+    check_fits,
+    from_pretrained,
+)
 from pixel_bert_jax.convert.starting import check_architecture
 from pixel_bert_jax.data.corpora import data_root
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary, load_answers
 from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError, Params, refuse_to_run
 
@@ -34,11 +43,13 @@ class Trained:
       experiment: experiment of this launch, for this model.
       variables: parameters and running statistics.
       name: description of the model, for messages.
+      configs: configs that it was trained with, the last one first.
     """
 
     experiment: Experiment
     variables: Params
     name: str
+    configs: tuple[Config, ...]
 
 
 def find(config: Config, workdir: Path, *, named: bool, rebuild_index: bool) -> Trained:
@@ -63,14 +74,38 @@ def find(config: Config, workdir: Path, *, named: bool, rebuild_index: bool) -> 
         variables, record = found.variables, found.provenance
         step, digest = record.get("step"), record.get("sha256", "unknown")
         step = "unknown" if step is None else step  # of changed variables
+        old = resolve(found.config)
     else:
         where = workdir
-        experiment, state, _ = from_workdir(
+        experiment, state, meta = from_workdir(
             config, workdir, rebuild_index=rebuild_index
         )
+        old = resolve(meta["config"])
         variables = state.variables
         step, digest = int(state.step), trees.digest(state)
-    return Trained(experiment, variables, f"step {step} of {where}, SHA-256 {digest}")
+    name = f"step {step} of {where}, SHA-256 {digest}"
+    return Trained(experiment, variables, name, (old, *ancestors(old)))
+
+
+def ancestors(config: Config) -> Iterator[Config]:
+    """Yields the config of the model that a run started from, of the one before, ...
+
+    It ends with a run from scratch, or where a folder is not on this machine.
+    """
+    seen = set()
+    while (name := config.init.model) and name not in seen:
+        seen.add(name)
+        file = Path(name).expanduser() / CONFIG
+        if not file.is_file():
+            hosts.say(
+                f"warning: {name}, from which training started, is no folder with a "
+                f"{CONFIG}: its training data are not compared with held-out data"
+            )
+            return
+        content = json.loads(file.read_text())
+        content.pop(IMAGE_FIELD, None)
+        config = resolve(content)
+        yield config
 
 
 def from_workdir(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pixel_bert_jax import trained
 from pixel_bert_jax.config import Config
-from pixel_bert_jax.evaluate import Predictor, evaluations
+from pixel_bert_jax.evaluate import Predictor, evaluations, training_indexes
 from pixel_bert_jax.evaluators import errors
 from pixel_bert_jax.evaluators.errors import Values
 from pixel_bert_jax.metrics import with_errors
@@ -49,8 +49,10 @@ def run(
     drawn = [one for one in found if one.kind.partners]
     if figure and not drawn:
         raise InputError("--figure draws masked words: expected an evaluator 'probe'")
+    trained_on = training_indexes(model.experiment, model.configs)
     for one in found:
         one.check()
+        one.compare(trained_on)
     predict = Predictor(model.experiment)
     metrics: dict[str, float] = {}
     values: dict[str, Values] = {}

@@ -174,6 +174,8 @@ class Data(Section):
         (480, 640, 0.127),
         (427, 640, 0.119),
     )
+    # Splits whose photos may be trained on too: their metrics are named trained_on/...
+    allow_overlap: tuple[str, ...] = ()
     blank_images: bool = False  # True: no pixels, for a text-only baseline
     on_bad_image: Literal["error", "skip"] = "error"
     # Share of images that may fail; if all failed, there would be nothing to learn.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 
 from pixel_bert_jax.config import Config
 from pixel_bert_jax.data import geometry
-from pixel_bert_jax.data.index import Index, build_or_open
+from pixel_bert_jax.data.index import Index, build_or_open, is_index
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
 from pixel_bert_jax.data.sources import SOURCES
+from pixel_bert_jax.data.sources.base import Source
 from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.types import InputError, nearest
 
@@ -56,8 +57,30 @@ class Corpora:
           InputError: a corpus or one of its files is missing or faulty.
         """
         if split not in self._indexes:
-            self._indexes[split] = self._open(split)
+            self._check_needs(split)
+            self._indexes[split] = self._open(*self._place(split))
         return self._indexes[split]
+
+    def built_index(self, split: str) -> Index | None:
+        """Returns the index of a split if there is one, and builds none.
+
+        Raises:
+          InputError: it is of other files or options, or damaged.
+        """
+        if split not in self._indexes:
+            sources, folder = self._place(split)
+            if not is_index(folder):
+                return None
+            self._indexes[split] = self._open(sources, folder)
+        return self._indexes[split]
+
+    def sources(self, split: str) -> list[Source]:
+        """Returns the sources of a split, of which nothing has been read.
+
+        Raises:
+          InputError: a corpus has an unknown source or field.
+        """
+        return [source for _, source in self._made(split)]
 
     def train_plan(self, *, negatives: int, images: int) -> TrainPlan:
         """Returns which examples form which training batch.
@@ -122,10 +145,8 @@ class Corpora:
             )
         return evaluated
 
-    def _open(self, split: str) -> Index:
-        data = self._config.data
-        self._check_needs(split)
-        sources, corpora = [], []
+    def _made(self, split: str) -> Iterator[tuple[Mapping[str, Any], Source]]:
+        """Yields each corpus of a split, with its defaults, and its source."""
         for corpus in self._of(split):
             kind = corpus.get("source", "")
             if kind not in SOURCES:
@@ -134,10 +155,13 @@ class Corpora:
                     f"{', '.join(SOURCES)}"
                 )
             # `data.scenes` has defaults of the source "scenes".
-            defaults = getattr(data, kind, {})
-            corpora.append({**defaults, **corpus})
-            sources.append(SOURCES[kind](corpora[-1], split, self.root))
-        tokenizer = self._tokenizer()
+            whole = {**getattr(self._config.data, kind, {}), **corpus}
+            yield whole, SOURCES[kind](whole, split, self.root)
+
+    def _place(self, split: str) -> tuple[list[Source], Path]:
+        """Returns the sources of a split and the folder of its index."""
+        corpora, sources = map(list, zip(*self._made(split), strict=True))
+        data, tokenizer = self._config.data, self._tokenizer()
         identity = json.dumps(
             [
                 corpora,
@@ -150,10 +174,13 @@ class Corpora:
             sort_keys=True,
         )
         name = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        folder = Path(data.index_dir).expanduser() / f"{split}-{name}"
+        return sources, Path(data.index_dir).expanduser() / f"{split}-{name}"
+
+    def _open(self, sources: list[Source], folder: Path) -> Index:
+        data = self._config.data
         return build_or_open(
             sources,
-            tokenizer,
+            self._tokenizer(),
             data.max_text_length,
             folder,
             rebuild=self._rebuild,

@@ -5,6 +5,6 @@ what is missing.
 """
 
 from pixel_bert_jax.data.index.index import Index
-from pixel_bert_jax.data.index.opening import build_or_open
+from pixel_bert_jax.data.index.opening import build_or_open, is_index
 
-__all__ = ["Index", "build_or_open"]
+__all__ = ["Index", "build_or_open", "is_index"]

@@ -18,6 +18,11 @@ SPOT_CHECK = 8
 """Records of a generated source compared with its index whenever that is opened."""
 
 
+def is_index(folder: Path) -> bool:
+    """Returns whether there is an index, which may be of other data or damaged."""
+    return (folder / HEADER_FILE).is_file()
+
+
 def build_or_open(
     sources: Sequence[Source],
     tokenizer: Any,
@@ -48,7 +53,7 @@ def build_or_open(
       BadImageBudgetError: more images are missing or broken than the budget allows.
     """
     folder = Path(folder).expanduser()
-    if rebuild or not (folder / HEADER_FILE).is_file():
+    if rebuild or not is_index(folder):
         index_build.build(
             sources,
             tokenizer,

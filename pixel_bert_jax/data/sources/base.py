@@ -138,6 +138,14 @@ class Source:
         del key
         return None
 
+    def place(self) -> str:
+        """Returns what keys are relative to: equal keys of equal places are one image.
+
+        By default it is the folder of the images.
+        """
+        folder = self.path("")
+        return str(self.identity if folder is None else folder.resolve())
+
     def images(self) -> Iterator[ImageRecord]:
         """Yields every image once."""
         raise NotImplementedError

@@ -78,6 +78,10 @@ class ScenesSource(base.Source):
             },
         )
 
+    def place(self) -> str:
+        """Returns what decides a scene besides its number; see `Source.place`."""
+        return f"scenes {VERSION} {self.split} {self.seed}"
+
     def __len__(self) -> int:
         return self.num_scenes
 
