@@ -358,5 +358,5 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _progress(items: Iterable[Any], name: str) -> Iterable[Any]:
     return tqdm.tqdm(
-        items, desc=name, image_set="", mininterval=0.5, disable=not sys.stderr.isatty()
+        items, desc=name, unit="", mininterval=0.5, disable=not sys.stderr.isatty()
     )
