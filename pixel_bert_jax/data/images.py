@@ -190,7 +190,7 @@ def _resize_rows(image: np.ndarray, size: int) -> np.ndarray:
 def triangle_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the inputs and weights of each output of a resize along one axis.
 
-    Output o lies at c = (o + 1/2) n / size - 1/2 (half-pixel centers); input i has the
+    Output o lies at c = (o + 1/2) n / size - 1/2 (half-pixel centres); input i has the
     weight max(0, 1 - |i - c| / max(n / size, 1)). The weights inside the image are
     normalised to sum to 1.
 

@@ -1,7 +1,7 @@
 """The index: all sources compiled once into a folder of memory-mapped blocks.
 
 Reading COCO's annotations takes seconds, Visual Genome's take minutes and gigabytes,
-and tokenizing six million texts takes minutes, so this is done once. Afterwards a run
+and tokenising six million texts takes minutes, so this is done once. Afterwards a run
 maps the blocks, parses no annotation file, and reads a text or the size of an image by
 one array access.
 
