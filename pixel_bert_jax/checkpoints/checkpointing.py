@@ -1,6 +1,6 @@
-"""Checkpoints: the newest for resuming, the best for use, each complete in itself.
+"""Checkpoints: the newest for resuming, the best for use.
 
-Two Orbax managers keep them apart, since a single manager with a metric deletes the
+They have an Orbax manager each, because a single manager with a metric deletes the
 newest step as soon as its metric is worse. A checkpoint holds the state, a `meta`
 record (resolved config, plan fingerprint, tokenizer, format version) and a manifest of
 its files, which is checked before anything is restored.
@@ -33,7 +33,7 @@ from pixel_bert_jax.types import InputError
 FORMAT = 1
 FOLDER = "checkpoints"  # in the workdir
 
-# Fields that a relaunch may change; all others have to stay as they were.
+# Fields of the config that may change when a run is resumed.
 MAY_CHANGE = (
     "checkpoint",
     "compile_cache",
@@ -69,14 +69,14 @@ class Checkpoints:
         read_only: bool = False,
         fallback: bool = False,
     ):
-        """Opens `workdir`/checkpoints, making it if needed.
+        """Opens `workdir`/checkpoints and creates it if needed.
 
         Args:
           workdir: folder of the run.
           keep: number of newest checkpoints to keep.
-          metric: name of the evaluation metric that decides what is best, or "".
-          mode: "max" or "min" of that metric.
-          read_only: change nothing there, since a run may be writing to it.
+          metric: name of the evaluation metric that selects the best checkpoint, or "".
+          mode: whether the "max" or the "min" of that metric is best.
+          read_only: change nothing in the folder: a run may be writing to it.
           fallback: use an older checkpoint if the newest is damaged.
 
         Raises:
@@ -91,7 +91,7 @@ class Checkpoints:
         self.best = Store(root / BEST, 1, read_only, fallback)
 
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Starts writing a checkpoint in the background, unless the step is saved.
+        """Starts writing a checkpoint in the background, unless its step is saved.
 
         Raises:
           OSError: too little disk space is left, or an earlier write failed.
@@ -101,10 +101,10 @@ class Checkpoints:
     def save_if_best(
         self, state: TrainState, meta: Mapping[str, Any], metrics: Mapping[str, float]
     ) -> bool:
-        """Saves the state as best if its metric beats the best one so far.
+        """Saves the state as best if its metric is better than the best one so far.
 
         Returns:
-          Whether it was saved: not if `checkpoint.best_metric` is not among `metrics`.
+          Whether it was saved; False if `checkpoint.best_metric` is not in `metrics`.
         """
         value = self._value(metrics)
         if value is None:
@@ -113,14 +113,17 @@ class Checkpoints:
         if step is not None:
             old = self._value(self.read_meta(BEST)["figures"])
             better = hosts.agree(self.sign * value > self.sign * old)
-            # A step that is repeated after a crash has been saved already.
+            # After a crash a step may be repeated that has been saved already.
             if not better or step == int(state.step):
                 return False
         self.best.save(state, {**meta, "figures": dict(metrics)})
         return True
 
     def _value(self, metrics: Mapping[str, float]) -> float | None:
-        """Returns the metric that decides, if need be that without missing images."""
+        """Returns the metric that selects the best checkpoint, if it is there.
+
+        It has another name where images are missing, see docs/data.md.
+        """
         for name in (self.metric, f"{self.metric}@missing"):
             if name in metrics:
                 return metrics[name]
@@ -130,7 +133,8 @@ class Checkpoints:
         """Returns the step of the newest complete checkpoint, or None.
 
         Raises:
-          InputError: it is damaged; names the files and an older intact checkpoint.
+          InputError: it is damaged; the message names its damaged files and the newest
+            intact checkpoint.
         """
         return self._of(which).newest_step()
 
@@ -154,8 +158,8 @@ class Checkpoints:
         """Reads the newest checkpoint with the shardings of `target`.
 
         Raises:
-          InputError: the checkpoint is damaged, or of another architecture; names the
-            first paths with both shapes.
+          InputError: the checkpoint is damaged, or is of another architecture; the
+            message gives the first paths that differ, with both shapes.
         """
         store = self._of(which)
         step = store.newest_step()
@@ -176,7 +180,7 @@ class Checkpoints:
         self.best.manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and releases both managers."""
+        """Waits for background writes and closes both managers."""
         self.latest.manager.close()
         self.best.manager.close()
 
@@ -185,7 +189,7 @@ class Checkpoints:
 
 
 def options(config: Checkpoint) -> dict[str, Any]:
-    """Returns the arguments of `Checkpoints` that `config.checkpoint` sets."""
+    """Returns the keyword arguments of `Checkpoints` for `config.checkpoint`."""
     return {
         "keep": config.keep,
         "metric": config.best_metric,
@@ -219,7 +223,7 @@ def _check_shapes(stored: Any, target: Any, step: int) -> None:
 
 
 def _stored_shape(leaf: Any) -> tuple[int, ...]:
-    """Returns the shape that a leaf has on disk, where a random key is raw bits."""
+    """Returns the shape of a leaf on disk, where a random key is its raw data."""
     dtype = getattr(leaf, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
@@ -229,7 +233,7 @@ def _stored_shape(leaf: Any) -> tuple[int, ...]:
 def check_same_config(
     old: Mapping[str, Any], new: Mapping[str, Any], where: str
 ) -> None:
-    """Refuses to resume with another config than the checkpoint's.
+    """Checks that a run is resumed with the config of its checkpoint.
 
     Args:
       old: config of the checkpoint.
@@ -237,9 +241,10 @@ def check_same_config(
       where: names the checkpoint in the message.
 
     Raises:
-      InputError: lists every difference except those in MAY_CHANGE.
+      InputError: fields outside of MAY_CHANGE differ; all are listed.
     """
-    before, after = (trees.flatten(_plain(c)) for c in (old, new))
+    # Through JSON, as the checkpoint's config: it turns tuples into lists.
+    before, after = (trees.flatten(json.loads(json.dumps(c))) for c in (old, new))
     lines = [
         f"  {path.replace('/', '.')}: {before.get(path)!r} -> {after.get(path)!r}"
         for path in sorted(before.keys() | after.keys())
@@ -251,8 +256,3 @@ def check_same_config(
             f"{where} was made with another config:\n" + "\n".join(lines) + "\n"
             "Give the old values, or another --workdir."
         )
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns tuples into lists, as JSON does, so that configs compare."""
-    return json.loads(json.dumps(config))

@@ -1,6 +1,6 @@
-"""The files of a checkpoint with their hashes, so that damage is detected.
+"""The list of a checkpoint's files with their hashes, by which damage is detected.
 
-Nothing else detects it: a flipped bit in an array is read back as another number. The
+Nothing else detects it: a flipped bit in an array is read as another number. The
 manifest is the last file written before a folder gets its final name. A folder under
 its final name therefore has a manifest, and is intact if its files match it.
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 from pixel_bert_jax.data import durable
 
 FILE = "manifest.json"
-# Orbax adds this entry to the record as it renames the folder; all others are hashed.
+# Orbax adds the entry COMPLETED to the file RECORD when it renames the folder, so that
+# the entry is left out of the hash.
 RECORD, COMPLETED = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs"
 SHOWN = 5  # faults in a message
 
@@ -31,7 +32,7 @@ def write(folder: Path) -> None:
 
 
 def faults(folder: Path) -> list[str]:
-    """Reads all files of `folder` and compares them with its manifest.
+    """Compares all files of `folder` with its manifest.
 
     Returns:
       Descriptions of the first SHOWN faults; [] if there are none.
@@ -62,21 +63,21 @@ def _digest(entries: object) -> str:
 
 
 def _identity(name: str, path: Path) -> tuple[int, str]:
-    """Returns the number of bytes of a file and their SHA-256, in hex."""
-    if name == RECORD:
-        content = path.read_bytes()
-        try:
-            record = dict(json.loads(content))
-            record.pop(COMPLETED, None)
-            content = json.dumps(record, sort_keys=True).encode()
-        except (ValueError, TypeError):
-            pass  # damaged: hash it as it is, so that it differs
-        return len(content), hashlib.sha256(content).hexdigest()
-    return path.stat().st_size, durable.sha256(path)
+    """Returns the size of a file in bytes and its SHA-256 in hex."""
+    if name != RECORD:
+        return path.stat().st_size, durable.sha256(path)
+    content = path.read_bytes()
+    try:
+        record = dict(json.loads(content))
+        record.pop(COMPLETED, None)
+        content = json.dumps(record, sort_keys=True).encode()
+    except (ValueError, TypeError):
+        pass  # damaged: hash the file as it is, so that the hash differs
+    return len(content), hashlib.sha256(content).hexdigest()
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Returns name -> path for every file of a folder except the manifest."""
+    """Returns {relative name: path} of every file of a folder except the manifest."""
     return {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))

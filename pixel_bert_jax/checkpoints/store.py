@@ -1,8 +1,7 @@
 """One folder of checkpoints, each with a manifest of its files.
 
-Orbax takes any folder with the right name for a complete checkpoint, and reads a
-flipped bit as another number. Here a checkpoint counts only if its files match its
-manifest.
+Orbax treats any folder with a step's name as a complete checkpoint, and reads a flipped
+bit as another number. Here a checkpoint counts only if its files match its manifest.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from pixel_bert_jax.types import InputError
 
 LATEST, BEST = "latest", "best"  # folder names
 TEMPORARY = ".orbax-checkpoint-tmp"  # suffix of folders that are not complete
-DAMAGED = ".damaged"  # suffix of folders that were put aside
-SPARE = 4 << 20  # bytes besides the arrays: records of the files, the config
+DAMAGED = ".damaged"  # suffix of damaged checkpoints that were renamed
+SPARE = 4 << 20  # bytes for what a checkpoint holds besides arrays, such as the config
 
 
 class Store:
@@ -39,13 +38,13 @@ class Store:
     """
 
     def __init__(self, folder: Path, keep: int, read_only: bool, fallback: bool):
-        """Opens the folder; for the arguments see `checkpointing.Checkpoints`."""
+        """Opens the folder; see `checkpointing.Checkpoints` for the arguments."""
         self.folder, self._read_only, self._fallback = folder, read_only, fallback
         self._saving: int | None = None
         self._verified: int | None = None
         self.manager = ocp.CheckpointManager(
             folder,
-            # Named here, so that a fresh process can read shapes before it restores.
+            # Given here, so that a new process can read shapes before it restores.
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "meta": ocp.JsonCheckpointHandler(),
@@ -53,7 +52,8 @@ class Store:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 create=not read_only,
-                # Of a killed run. A reader keeps them: a run may be writing them now.
+                # A killed run leaves them behind. When reading they are kept, because a
+                # run may be writing them.
                 cleanup_tmp_directories=not read_only,
                 async_options=ocp.AsyncOptions(
                     post_finalization_callback=self._write_manifest
@@ -64,40 +64,42 @@ class Store:
     def newest_step(self) -> int | None:
         """Returns the newest step whose files match its manifest, or None.
 
-        With `fallback`, damaged steps are put aside under another name.
+        With `fallback`, the folders of damaged newer steps are renamed.
+
+        Raises:
+          InputError: a step is damaged and there is no `fallback`, or all are damaged
+            and this is the folder of the latest checkpoints.
         """
         self.manager.wait_until_finished()
         step = self._newest_whole() if hosts.first() else None
         step = hosts.agree(-1 if step is None else step)
         if hosts.several():
-            self.manager.reload()  # process 0 may have put steps aside
+            self.manager.reload()  # process 0 may have renamed damaged steps
         return None if step < 0 else step
 
     def _newest_whole(self) -> int | None:
         damaged: dict[int, str] = {}
         for step in sorted(self.manager.all_steps(), reverse=True):
-            wrong = []
-            if step != self._verified:
-                wrong = manifest.faults(self.folder / str(step))
+            place = self.folder / str(step)
+            wrong = [] if step == self._verified else manifest.faults(place)
             if not wrong:
                 self._verified = step
                 break
-            place = self.folder / str(step)
             damaged[step] = f"the checkpoint {place} is damaged: {'; '.join(wrong)}"
         else:
             step = None
         if not damaged:
             return step
         told = "; ".join(damaged.values())
-        # A run can continue without a best checkpoint, but not without any.
+        # A run can continue without a best checkpoint, but not without a latest one.
         if step is None and self.folder.name == LATEST:
             raise InputError(f"{told}; no other is intact")
+        found = "none" if step is None else f"step {step}, which is intact"
         if not self._fallback:
             raise InputError(
-                f"{told}; --config.checkpoint.fallback=True continues from "
-                f"{'none' if step is None else f'step {step}, which is intact'}"
+                f"{told}; --config.checkpoint.fallback=True continues from {found}"
             )
-        print(f"{told}; continuing from step {step}", file=sys.stderr)
+        print(f"warning: {told}; continuing from {found}", file=sys.stderr)
         if not self._read_only:
             for number in damaged:
                 place = self.folder / str(number)
@@ -107,7 +109,12 @@ class Store:
         return step
 
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Starts writing a step in the background, unless it is saved."""
+        """Starts writing a step in the background, unless it is saved already.
+
+        Raises:
+          OSError: too little disk space is left, or an earlier write failed.
+          RuntimeError: Orbax did not write the checkpoint.
+        """
         step = int(jax.device_get(state.step))
         if step in self.manager.all_steps():
             return
@@ -129,13 +136,13 @@ class Store:
             )
 
     def check(self) -> None:
-        """Raises the error of a background write that has ended."""
+        """Raises the error of a background write that has failed, without waiting."""
         if self._saving is not None and not self.manager.is_saving_in_progress():
             self._saving = None
             self.manager.wait_until_finished()
 
     def _write_manifest(self) -> None:
-        """Called by Orbax once all files are written, before the folder is renamed."""
+        """Orbax calls this once all files are written, before it renames the folder."""
         if hosts.first():
             step = self._saving
             manifest.write(self.folder / f"{step}{TEMPORARY}")
@@ -145,18 +152,18 @@ class Store:
 def stored_fields(state: TrainState) -> dict[str, Any]:
     """Returns the fields of a state that are stored.
 
-    `carried` is left out if it is empty, so that checkpoints from before this field
-    existed can still be restored.
+    An empty `carried` is left out, so that checkpoints that were written before this
+    field existed can be restored.
     """
     fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     return {name: x for name, x in fields.items() if name != "carried" or x}
 
 
 def check_writable(root: Path) -> None:
-    """Checks before the first step that checkpoints can be written.
+    """Checks that files can be written to `root`, creating it if needed.
 
     Raises:
-      InputError: nothing can be written to `root`.
+      InputError: they cannot.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -167,10 +174,10 @@ def check_writable(root: Path) -> None:
 
 
 def check_space(folder: Path, state: TrainState) -> None:
-    """Refuses to start a checkpoint that would fill the disk.
+    """Checks before a checkpoint is written that the disk has space for it.
 
     Raises:
-      OSError: names the folder, the bytes needed and the bytes free.
+      OSError: the disk has too little space.
     """
     needed = sum(
         math.prod(leaf.shape) * getattr(leaf.dtype, "itemsize", 8)

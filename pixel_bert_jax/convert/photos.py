@@ -75,10 +75,7 @@ def _from_pil(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise ImageError("a PIL image of floats (mode F); expected one of integers")
     try:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # convert() would clip 16 bits at 255
-            return _from_array((np.asarray(image) >> 8).astype(np.uint8))
-        return np.array(image.convert("RGB"))
+        return _from_array(images.to_rgb(ImageOps.exif_transpose(image)))
     except (OSError, SyntaxError) as error:  # Pillow reads the file only now
         raise ImageError(f"the PIL image cannot be read: {error}") from error
 

@@ -1,6 +1,7 @@
-"""The input: which examples form which batch, and the bytes that fill it.
+"""The input: which examples form which batch, and the arrays that it holds.
 
-Read in this order: `geometry` (sizes), `plan` (which examples, numpy only), `sources`
-(on-disk formats), `index` (sources compiled once), `images` and `text` (decoding and
-word pieces), `pipeline` (the stream of batches, the only file that needs TensorFlow).
+Best read in this order: `geometry` (sizes), `plan` (which examples), `sources` (on-disk
+formats), `index` (sources compiled once), `images` and `text` (decoding and word
+pieces), `batches` (arrays of one batch), `pipeline` (the stream of batches, the only
+file that needs TensorFlow).
 """

@@ -1,9 +1,9 @@
-"""Makes one batch: asks the plan what is in it, reads, decodes and lays out. No TF.
+"""Makes one batch: the plan's examples, with images decoded onto source canvases.
 
-`fields.py` says what a batch holds; its first axis counts this process's groups (all G
-in a single process). One failed image masks its whole group, of which corpus, texts
-and example ids stay: the batch is still a pure function of the plan and of the files'
-bytes.
+`fields.py` documents the arrays of a batch; their first axis is this process's groups
+(all G in a single process). An image that fails masks its whole group, which keeps its
+corpus, texts and example ids: a batch is a pure function of the plan and of the bytes
+of the files.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
 from pixel_bert_jax.data.targets import Targets
 from pixel_bert_jax.types import Batch
 
-# Seconds without any image until it is said, and until it is an error: a file system
-# that hangs raises nothing. So often it is looked.
+# Seconds without any image until a warning and until an error, because a file system
+# that hangs raises nothing; and seconds between two checks.
 READ_WARN, READ_LIMIT, READ_LOOK = 30.0, 300.0, 0.2
-SHOWN = 3
+SHOWN = 3  # images in a message
 
 
 class ClosedError(RuntimeError):
-    """Ends the work on a batch that nobody will ask for."""
+    """The stream was closed, so that the batch is not needed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """A batch and what happened on the way.
+    """A batch, and how reading its images went.
 
     Attributes:
       canvas: (height, width) in pixels that the images are resized onto.
       arrays: the batch.
-      seen: different images that were read for it.
-      bad: (row of the image table, reason) of those that failed.
-      damaged: (row, libjpeg's warning) of those that are used in spite of it.
+      seen: number of distinct images that were read.
+      bad: (image row of the index, reason) of the images that failed.
+      damaged: (image row, libjpeg's warning) of images that are used despite a warning.
     """
 
     canvas: tuple[int, int]
@@ -57,28 +57,28 @@ class Made:
 
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
-    """What became of an image: why it failed, or what libjpeg warned of; "" if not."""
+    """Why an image failed, or libjpeg's warning about it; "" if there is none."""
 
     reason: str = ""
     warning: str = ""
 
 
 class BatchMaker:
-    """Turns a step's number into arrays, decoding the images on an executor.
+    """Makes the batch of a step, decoding its images on an executor.
 
     Attributes:
-      fields: what its batches hold, in order.
+      fields: arrays of its batches, in order.
 
     Args:
       plan: which examples form which batch.
       index: where texts and images are.
-      skip: mask the group of an image that fails, instead of raising. A group whose
-        other image fails has none.
-      rows: numbers of the groups of the global batch to make.
-      executor: runs one task an image.
+      skip: mask the group of an image that fails, instead of raising. A partner's image
+        that fails is only left out.
+      rows: int [n], the groups of the global batch to make.
+      executor: runs one task per image.
       closing: once set, work ends with `ClosedError`.
       targets: makes arrays of the texts' annotations.
-      blank: show no image at all: their sizes are (0, 0), and none is read.
+      blank: read no image; all sizes are (0, 0).
     """
 
     def __init__(
@@ -112,11 +112,13 @@ class BatchMaker:
         """Returns the batch of a step.
 
         Raises:
-          ImageError, OSError, ...: an image cannot be read; it is named.
+          ImageError: an image is missing or cannot be decoded, and not `skip`.
+          TimeoutError: no image came for `READ_LIMIT` seconds.
           ClosedError: `closing` was set.
+          Exception: any other error of reading an image, with a note that names it.
         """
-        plan, rows = self._plan, self._rows
-        planned = plan.batch(step)
+        rows = self._rows
+        planned = self._plan.batch(step)
         corpus, texts = planned.corpus[rows], planned.texts[rows]
         shown = planned.images[rows]
         image = self._blank(shown, planned.bucket.source)
@@ -142,17 +144,15 @@ class BatchMaker:
             arrays |= self._targets.arrays(
                 self._annotations(corpus, texts), texts.shape
             )
-        found: dict[int, _Outcome] = {}
-        if not self._blank_images:
-            found = self._read(wanted)
+        found = {} if self._blank_images else self._read(wanted)
         bad = [(row, one.reason) for row, one in found.items() if one.reason]
-        if bad:
-            failed = np.isin(shown, [row for row, _ in bad]).any(axis=1)
-            for key in ("image", "source_size", "image_size", "example_mask"):
-                arrays[key][failed] = 0
-            arrays["image_id"][failed] = -1
-        if bad and self._partners:
-            failed = np.isin(others, [row for row, _ in bad]).any(axis=1)
+        bad_rows = [row for row, _ in bad]
+        failed = np.isin(shown, bad_rows).any(axis=1)
+        for key in ("image", "source_size", "image_size", "example_mask"):
+            arrays[key][failed] = 0
+        arrays["image_id"][failed] = -1
+        if self._partners:
+            failed = np.isin(others, bad_rows).any(axis=1)
             for key in ("other_image", "other_source_size", "other_image_size"):
                 arrays[key][failed] = 0
         damaged = [(row, one.warning) for row, one in found.items() if one.warning]
@@ -163,7 +163,7 @@ class BatchMaker:
         return Made(planned.bucket.canvas, ordered, len(found), bad, damaged)
 
     def _annotations(self, corpus: np.ndarray, texts: np.ndarray) -> list[Any]:
-        """Returns the annotations of rows [G, K] in order, None for empty slots."""
+        """Returns the annotations of text rows [G, K]; None for an empty slot."""
         corpora = np.broadcast_to(corpus[:, None], texts.shape)
         return [
             self._index.annotation(c, row) if row >= 0 else None
@@ -174,7 +174,7 @@ class BatchMaker:
         return np.zeros((*image_rows.shape, source, source, 3), np.uint8)
 
     def _sizes(self, image_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns source_size and image_size, int32 [G, M, 2] each."""
+        """Returns source_size and image_size of image rows, int32 [G, M, 2] each."""
         plan = self._plan
         shown = (image_rows[..., None] >= 0) & (not self._blank_images)
         original = np.where(shown, self._index.sizes[image_rows], 0)
@@ -186,7 +186,7 @@ class BatchMaker:
     def _texts(
         self, corpus: np.ndarray, texts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns ids int32 and mask bool [G, K, L] of rows [G, K]."""
+        """Returns ids int32 and mask bool [G, K, L] of text rows [G, K]."""
         shape = (*texts.shape, self._index.max_text_length)
         ids = np.full(shape, self._index.pad_id, np.int32)
         mask = np.zeros(shape, bool)
@@ -198,11 +198,15 @@ class BatchMaker:
         return ids, mask
 
     def _read(self, wanted: list[tuple[np.ndarray, np.ndarray]]) -> dict[int, _Outcome]:
-        """Fills canvases [G, M, S, S, 3] with the images of rows [G, M].
+        """Decodes images onto their canvases.
 
-        Returns what became of each different image, in order of rows.
+        Args:
+          wanted: pairs of image rows [G, M] and canvases [G, M, S, S, 3] to fill.
+
+        Returns:
+          {image row: outcome} of each distinct image, in order of rows.
         """
-        places: dict[int, list[np.ndarray]] = {}  # an image may be wanted repeatedly
+        places: dict[int, list[np.ndarray]] = {}  # an image may occur repeatedly
         for image_rows, canvases in wanted:
             for position in zip(*np.nonzero(image_rows >= 0), strict=True):
                 row = int(image_rows[position])
@@ -212,7 +216,7 @@ class BatchMaker:
                 row: self._executor.submit(self._fill, row, places[row])
                 for row in sorted(places)
             }
-        except RuntimeError:  # of an executor that was shut down meanwhile
+        except RuntimeError:  # the executor has been shut down
             if self._closing.is_set():
                 raise ClosedError from None
             raise
@@ -220,13 +224,7 @@ class BatchMaker:
         return {row: task.result() for row, task in tasks.items()}
 
     def _wait(self, tasks: Mapping[int, Future[_Outcome]]) -> None:
-        """Waits until all images are there, or one has failed.
-
-        Raises:
-          TimeoutError: none came for `READ_LIMIT` seconds; names those being read.
-          ClosedError: `closing` was set.
-          ImageError, OSError, ...: of the first image that failed.
-        """
+        """Waits until all tasks are done, or one has failed; see `make` for errors."""
         waiting, last, warned = set(tasks.values()), time.monotonic(), False
         while waiting:
             done, waiting = concurrent.futures.wait(
@@ -236,7 +234,7 @@ class BatchMaker:
                 raise ClosedError
             for task in tasks.values():
                 if task in done:
-                    task.result()  # raises what it raised
+                    task.result()  # raises the error of the task
             if done:
                 last = time.monotonic()
             seconds = time.monotonic() - last
@@ -251,7 +249,7 @@ class BatchMaker:
             warned = True
 
     def _fill(self, row: int, canvases: list[np.ndarray]) -> _Outcome:
-        """Lays an image on canvases of zeros; under `skip` it may fail."""
+        """Decodes an image onto canvases of zeros."""
         warnings: list[str] = []
         if self._closing.is_set():
             raise ClosedError
@@ -264,13 +262,12 @@ class BatchMaker:
                 report=warnings.append,
             )
         except (images.ImageError, FileNotFoundError) as error:
-            # Any other OSError is a fault of the moment, not of the bytes: a replay
-            # could differ, so it always raises.
-            reason = str(error)
+            # Any other OSError may be temporary. It always raises: if it masked the
+            # image, the batch would not be reproducible.
             if self._skip:
-                return _Outcome(reason=reason)
+                return _Outcome(reason=str(error))
             where = self._index.describe(row)
-            raise images.ImageError(f"{where}: {reason}") from error
+            raise images.ImageError(f"{where}: {error}") from error
         except Exception as error:
             error.add_note(f"while reading {self._index.describe(row)}")
             raise

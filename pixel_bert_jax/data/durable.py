@@ -1,4 +1,4 @@
-"""Files that survive a crash: written whole and flushed to disk, or not at all."""
+"""Files that survive a crash: written completely and flushed to disk, or not at all."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replaces a file in one step, once the new content is on the disk.
+    """Replaces a file atomically, once the new content is on the disk.
 
-    Whatever interrupts this, `path` has either its old content or the new one. Other
-    processes may do the same at the same time; the last one wins.
+    Whatever interrupts this, `path` has either its old content or the new one. Several
+    processes may write the same file at the same time: the last one wins.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -27,7 +27,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def flush(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    """Waits until the content of a file, or the list of a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,21 +1,20 @@
-"""What a batch holds: name, type and shape of every array, said once; numpy only.
+"""The arrays of a batch: name, type and shape of each.
 
-`BatchMaker` takes types and order from here, `Stream` the types of its tensors, the
-training step which arrays stay on their devices, the dry run all of it.
+`BatchMaker`, `Stream`, the training step and the dry run all refer to this table.
 
-  image          original pixels in the top left of a square, zero beside them
+  image          original pixels in the top left corner of the source canvas, else zero
   source_size    (height, width) of those pixels
   image_size     (height, width) that they are resized to
   image_id       number of the image; -1 for no image
   corpus         -1 for an empty group
-  text_ids       padded to the index's `max_text_length`
+  text_ids       tokens, padded to the index's `max_text_length`
   text_mask      True = real token
-  example_id    which example it is: random draws are keyed by it
+  example_id     names the example; random draws are keyed by it
   example_mask   False = empty slot or failed image
 
 The sizes of an empty group or of a failed image are (0, 0). An `EvaluationPlan` with
 partners adds each slot's negative text and each group's other image, with the same
-meaning. Targets that a task learns (`targets.py`) are further fields.
+meaning. The targets of a task (`targets.py`) are further fields.
 """
 
 from __future__ import annotations
@@ -35,10 +34,11 @@ class Field:
 
     Attributes:
       dtype: numpy type.
-      shape: axes after that of the groups, each a number or a letter: M images and K
-        texts of a group, L tokens of a text, S side of the source canvas, H and W of
+      shape: axes after the axis of the groups, each a number or a letter: M images and
+        K texts of a group, L tokens of a text, S side of the source canvas, H and W of
         the canvas, A answers.
-      large: stays on its devices, is never gathered when views are made.
+      large: whether the array stays on its devices and is not gathered when views are
+        made.
     """
 
     dtype: Any
@@ -64,7 +64,7 @@ EVALUATION_FIELDS: Mapping[str, Field] = {
     "other_source_size": FIELDS["source_size"],
     "other_image_size": FIELDS["image_size"],
 }
-"""Of an `EvaluationPlan` with partners, beside `FIELDS`."""
+"""Fields that an `EvaluationPlan` with partners adds to `FIELDS`."""
 
 LARGE = frozenset(
     name for name, field in {**FIELDS, **EVALUATION_FIELDS}.items() if field.large
@@ -75,7 +75,7 @@ LARGE = frozenset(
 def prepared(fields: Mapping[str, Field]) -> dict[str, Field]:
     """Returns the fields of a batch after `ops.image.prepare_images`.
 
-    Images are float32 on their canvas, and no source size is left.
+    Images are then float32 on their canvas, and source sizes are dropped.
     """
     out = {}
     for name, field in fields.items():
@@ -95,10 +95,10 @@ def shapes(
 
     Args:
       fields: of the batch.
-      sizes: number that each letter stands for.
+      sizes: the size of each axis that is named by a letter.
 
     Raises:
-      KeyError: a letter has no number.
+      KeyError: the size of an axis is missing.
     """
     return {
         name: (

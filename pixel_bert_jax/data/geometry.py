@@ -1,14 +1,14 @@
-"""Sizes of images: target size, canvas and source canvas, in exact integers.
+"""Sizes of images: target size, canvas and source canvas, in integer arithmetic.
 
-Pixel-BERT resizes an image so that its shorter side is 800 and its longer side at
-most 1333 (arXiv 2004.00849, section 4.2), then feeds it whole. XLA wants few static
-shapes, so a resized image is laid on the smallest of a few *canvases*, and the
-original pixels travel to the device on a square *source canvas*. Training,
-evaluation and inference take all their sizes from here, so that they cannot differ.
+Pixel-BERT resizes an image so that its shorter side is 800 and its longer side at most
+1333 (arXiv 2004.00849, section 4.2), and does not crop it. XLA compiles a program for
+each static shape, so a resized image is laid on the smallest of a few *canvases*, and
+the original pixels are sent to the device on a square *source canvas*. Training,
+evaluation and inference all take their sizes from here.
 
-Every size and every canvas is (height, width); only configs and messages write
-"WIDTHxHEIGHT". Rounding is floor(x + 1/2) of the exact quotient, never of a float:
-the numbers are the same on every machine.
+Sizes and canvases are (height, width); only configs and messages write "WIDTHxHEIGHT".
+Rounding is floor(x + 1/2) of the exact quotient, not of a float, so that sizes are the
+same on every machine. The size (0, 0) stands for no image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pixel_bert_jax.types import InputError
 Size = tuple[int, int]
 
 MINIMUM_SIDE = 64
-"""Shortest target side. A stride-64 network still gets one cell from it."""
+"""Shortest target side, pixels. A network of stride 64 makes one cell of it."""
 
 
 def parse_canvas(text: str) -> Size:
@@ -43,7 +43,7 @@ def parse_canvas(text: str) -> Size:
 
 
 def format_canvas(canvas: Size) -> str:
-    """Returns "WIDTHxHEIGHT" of a canvas (height, width); undoes `parse_canvas`."""
+    """Returns "WIDTHxHEIGHT" of a canvas (height, width); inverts `parse_canvas`."""
     height, width = canvas
     return f"{width}x{height}"
 
@@ -54,17 +54,16 @@ def target_sizes(
     """Returns the sizes that images are resized to, int32 [..., 2] (height, width).
 
     scale = min(short / min(h, w), long / max(h, w)), sides floor(side * scale + 1/2).
-    So the shorter side never exceeds `short` and the longer never exceeds `long`. A
-    side below `minimum` is raised to it, which stretches only images more elongated
-    than long : minimum (1x1000 pixels become 64x1333) and, as minimum <= short, breaks
-    neither bound: canvases that hold short x long and long x short hold everything.
-    A size of (0, 0) marks a hole and stays (0, 0).
+    The shorter side is thus at most `short` and the longer at most `long`. A side below
+    `minimum` is raised to it, which stretches only images more elongated than
+    long : minimum (1x1000 pixels become 64x1333). As minimum <= short, both bounds
+    still hold: canvases of short x long and long x short hold every image.
 
     Args:
-      sizes: integers [..., 2], (height, width) in pixels.
-      short: wanted shorter side, pixels.
-      long: greatest longer side, pixels.
-      minimum: least side, pixels.
+      sizes: integers [..., 2], (height, width) in pixels; (0, 0) stays (0, 0).
+      short: length of the shorter side, pixels, unless `long` limits it.
+      long: greatest length of the longer side, pixels.
+      minimum: smallest length of a side, pixels.
 
     Raises:
       InputError: not 0 < minimum <= short <= long, or a side is not positive.
@@ -77,38 +76,37 @@ def target_sizes(
     sizes = _checked(sizes)
     shorter = sizes.min(axis=-1, keepdims=True)
     longer = sizes.max(axis=-1, keepdims=True)
-    hole = longer == 0
+    no_image = longer == 0
     by_short = short * longer <= long * shorter  # short/shorter <= long/longer
     numerator = np.where(by_short, short, long)
-    denominator = np.where(by_short, shorter, longer) + hole
+    denominator = np.where(by_short, shorter, longer) + no_image  # not 0
     targets = _round_quotient(sizes * numerator, denominator)
-    return np.where(hole, 0, np.maximum(targets, minimum)).astype(np.int32)
+    return np.where(no_image, 0, np.maximum(targets, minimum)).astype(np.int32)
 
 
 def choose_canvas(targets: np.ndarray, canvases: Sequence[Size]) -> np.ndarray:
-    """Returns the index of the canvas with the smallest area that holds all M images.
+    """Returns the canvas of smallest area that holds all M images of an image set.
 
-    It depends on the images of the unit alone, so batch mates never change a result.
-    Between canvases of equal area the first listed wins. A square canvas is hence
-    reached only by units that mix wide and tall images (M > 1).
+    It depends only on the images of the set, so that the other examples of a batch
+    never change a result. Of canvases of equal area the first is chosen.
 
     Args:
-      targets: int [U, M, 2] (height, width) of resized images; (0, 0) fits anywhere.
+      targets: int [N, M, 2] (height, width) of resized images; (0, 0) fits anywhere.
       canvases: (height, width) each.
 
     Returns:
-      int32 [U].
+      int32 [N], indices into `canvases`.
 
     Raises:
-      InputError: no canvas is given, or none holds some unit.
+      InputError: no canvas is given, or an image set does not fit on any.
     """
     if not len(canvases):
         raise InputError("Expected at least one canvas, received none.")
-    needed = np.asarray(targets).max(axis=1)  # [U, 2]
+    needed = np.asarray(targets).max(axis=1)  # [N, 2]
     table = np.asarray(canvases, np.int64)
     by_area = np.argsort(table.prod(axis=1), kind="stable")
     chosen = np.full(len(needed), -1, np.int32)
-    # From large to small, so that the smallest that fits is written last.
+    # From large to small, so that the smallest canvas that fits is assigned last.
     for index in by_area[::-1]:
         chosen[(needed <= table[index]).all(axis=1)] = index
     if (chosen < 0).any():
@@ -122,18 +120,19 @@ def choose_canvas(targets: np.ndarray, canvases: Sequence[Size]) -> np.ndarray:
 
 
 def source_sizes(sizes: np.ndarray, source_canvases: Sequence[int]) -> np.ndarray:
-    """Returns the sizes of images once they lie on their source canvas.
+    """Returns the sizes of images on their source canvas, int32 [..., 2].
 
-    An image with a side above the largest source canvas S is shrunk once, at decode,
+    An image with a side above the largest source canvas S is shrunk once, at decoding,
     by S / max(h, w) with sides floor(x + 1/2), at least 1; others keep their size.
-    Targets are always computed from the *original* size, which keeps its aspect.
+    Target sizes are always computed from the *original* size, whose aspect ratio is not
+    rounded.
 
     Args:
-      sizes: integers [..., 2] (height, width) of the original files; (0, 0) stays.
+      sizes: integers [..., 2], original (height, width) in pixels; (0, 0) stays (0, 0).
       source_canvases: sides of the square source canvases, pixels.
 
-    Returns:
-      int32 [..., 2].
+    Raises:
+      InputError: a side of an image or of a canvas is not positive.
     """
     largest = max(_checked_sources(source_canvases))
     sizes = _checked(sizes)
@@ -143,15 +142,18 @@ def source_sizes(sizes: np.ndarray, source_canvases: Sequence[int]) -> np.ndarra
 
 
 def choose_source(sizes: np.ndarray, source_canvases: Sequence[int]) -> np.ndarray:
-    """Returns the index of the smallest source canvas that holds all M images.
+    """Returns the smallest source canvas that holds all M images of an image set.
 
     Args:
-      sizes: integers [U, M, 2] (height, width), original or after `source_sizes`:
-        the answer is the same.
+      sizes: integers [N, M, 2], (height, width) in pixels, either original or after
+        `source_sizes`: the result is the same.
       source_canvases: sides of the square source canvases, pixels, in any order.
 
     Returns:
-      int32 [U], index into `source_canvases`.
+      int32 [N], indices into `source_canvases`.
+
+    Raises:
+      InputError: a side of an image or of a canvas is not positive.
     """
     sides = np.asarray(_checked_sources(source_canvases), np.int64)
     by_side = np.argsort(sides, kind="stable")
@@ -160,19 +162,19 @@ def choose_source(sizes: np.ndarray, source_canvases: Sequence[int]) -> np.ndarr
 
 
 def _round_quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """floor(numerator / denominator + 1/2) of non-negative integers, exactly."""
+    """Returns floor(numerator / denominator + 1/2) of non-negative integers."""
     return (2 * numerator + denominator) // (2 * denominator)
 
 
 def _checked(sizes: np.ndarray) -> np.ndarray:
-    """Returns `sizes` as int64 after checking that they are sizes or holes."""
+    """Returns `sizes` as int64; raises InputError if a side is not positive."""
     sizes = np.asarray(sizes, np.int64)
-    bad = (sizes.min(axis=-1) <= 0) & (sizes.max(axis=-1) != 0)
-    bad |= sizes.min(axis=-1) < 0
+    shorter, longer = sizes.min(axis=-1), sizes.max(axis=-1)
+    bad = (shorter < 0) | ((shorter == 0) & (longer > 0))
     if bad.any():
         height, width = sizes[bad][0].tolist()
         raise InputError(
-            "Expected image sizes of at least 1x1 pixels (or 0x0 for a hole), "
+            "Expected image sizes of at least 1x1 pixels (or 0x0 for no image), "
             f"received height {height}, width {width}."
         )
     return sizes

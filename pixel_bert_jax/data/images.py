@@ -1,14 +1,14 @@
 """Decoding of images to RGB bytes, the same for training and inference.
 
-An image is a pure function of its bytes, on every machine and in every mode. The rules:
+The pixels of an image depend only on the bytes of its file. The rules:
 
-* A file that lacks data is refused with a reason: an empty or a cut one, one without
-  its end mark. No decoder default fills the rest with grey.
+* A file that lacks data is refused with a reason: an empty or truncated file, or one
+  without an end marker. Decoders would fill the rest with grey.
 * A JPEG that libjpeg decodes to its end with a warning (extra bytes before a marker, a
   bad Huffman code) is used as every viewer shows it, and the warning is reported: the
-  same warnings come with padding that harms nothing and with rows of wrong pixels.
-* EXIF orientation is obeyed where photos are one's own (`upright`), and ignored where
-  annotations give the raw size.
+  same warning is given for harmless padding and for rows of wrong pixels.
+* EXIF orientation is applied to a user's own photos (`upright`), and ignored where
+  annotations refer to the pixels as stored.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
 PILLOW_FORMATS = ("PNG", "GIF", "BMP", "WEBP", "TIFF")
 PNG_END = b"IEND\xaeB`\x82"
 ORIENTATION = 0x0112
-"""EXIF tag: 1 to 8, as the photo is stored turned or mirrored; above 4 on its side."""
+"""EXIF tag with values 1 to 8; above 4, height and width are exchanged."""
 MAX_PIXELS = 2**26
-"""Pixels an image may have (8192 x 8192, 200 MB of RGB): a header that claims more is
-refused before memory is asked for (a "decompression bomb")."""
+"""Greatest number of pixels (8192 x 8192, 200 MB of RGB). An image whose header claims
+more (a "decompression bomb") is refused before memory is allocated."""
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; the text is the reason."""
+    """An image cannot be used; the message is the reason."""
 
 
 def decode(
@@ -50,18 +50,18 @@ def decode(
 ) -> np.ndarray:
     """Returns the pixels of an image, uint8 RGB [h, w, 3].
 
-    The kind of file is told by its first bytes, never by its name. Grey is repeated,
-    CMYK and palettes are converted, alpha is dropped, 16 bits lose their lower 8, of
-    an animation the first frame counts.
+    The format is that of the first bytes, not of the file's name. Grey is repeated,
+    CMYK and palettes are converted, alpha is dropped, 16-bit grey loses its lower 8
+    bits, and of an animation the first frame is used.
 
     Args:
       data: an encoded file, or pixels (which are only checked).
-      expected: (height, width) that the annotations give.
-      upright: turn the photo as its EXIF orientation says; Pillow turns TIFFs anyway.
-      report: called with libjpeg's warning about a file that is used in spite of it.
+      expected: (height, width) in pixels that the annotations give.
+      upright: apply the EXIF orientation; Pillow applies that of TIFFs in any case.
+      report: called with libjpeg's warning if the image is used despite a warning.
 
     Raises:
-      ImageError: with the reason.
+      ImageError: the image is damaged, of another format or of another size.
     """
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
@@ -88,14 +88,18 @@ def decode(
 
 
 def measure(path: Path, *, upright: bool) -> tuple[int, int]:
-    """Returns the (height, width) that `decode` will give, from a file's header.
+    """Returns the (height, width) in pixels of what `decode` returns, from the header.
 
-    Also looks whether the file ends as it should; one that does not is decoded whole,
-    so that a cut file is found now instead of in the middle of a training.
+    A file whose end marker is missing is decoded, so that a truncated file is found now
+    instead of during training.
+
+    Args:
+      path: the image file.
+      upright: as in `decode`.
 
     Raises:
-      FileNotFoundError, ...: as `open` raises it.
-      ImageError: with the reason.
+      OSError: the file cannot be opened or read.
+      ImageError: the image cannot be used.
     """
     with path.open("rb") as file:
         try:
@@ -112,7 +116,7 @@ def measure(path: Path, *, upright: bool) -> tuple[int, int]:
             SyntaxError,
             Image.DecompressionBombError,
         ):
-            whole = False  # `decode` says what is wrong, or that nothing is
+            whole = False  # `decode` raises the reason, if the file is damaged
         if whole:
             return size
         file.seek(0)
@@ -120,7 +124,7 @@ def measure(path: Path, *, upright: bool) -> tuple[int, int]:
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Returns pixels [h, w, 3] as a photo of that EXIF orientation (1 to 8) is seen."""
+    """Applies an EXIF orientation (1 to 8) to pixels [h, w, 3]."""
     if orientation > 4:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -128,6 +132,14 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Returns the pixels of a PIL image, uint8 RGB [h, w, 3], as `decode` does."""
+    if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
 
 
 def lay(image: np.ndarray, canvas: np.ndarray) -> tuple[int, int]:
@@ -138,7 +150,7 @@ def lay(image: np.ndarray, canvas: np.ndarray) -> tuple[int, int]:
       canvas: uint8 [S, S, 3] of zeros, filled in place.
 
     Returns:
-      The (height, width) that the image takes of the canvas.
+      (height, width) in pixels of the image on the canvas.
     """
     height, width = geometry.source_sizes(image.shape[:2], (len(canvas),)).tolist()
     if (height, width) != image.shape[:2]:
@@ -150,13 +162,13 @@ def lay(image: np.ndarray, canvas: np.ndarray) -> tuple[int, int]:
 def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes by the triangle filter of `ops/image.py`, widened when shrinking.
 
-    The same two products, rows then columns, but summed over the few non-zero weights
-    of a row in a fixed order: much less work than full matrices, and the same bits
-    whatever the processor and its matrix library.
+    Like there, rows are resized first, then columns. Only the few non-zero weights of a
+    row are summed, in a fixed order: this is faster than a product of full matrices,
+    and the result does not depend on the processor or the matrix library.
 
     Args:
       image: uint8 [h, w, 3].
-      size: (height, width) of the result.
+      size: (height, width) of the result, pixels.
 
     Returns:
       uint8 [height, width, 3].
@@ -176,17 +188,18 @@ def _resize_rows(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def triangle_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which inputs make each output of a resize, and with what weights.
+    """Returns the inputs and weights of each output of a resize along one axis.
 
-    Output o lies at c = (o + 1/2) n / size - 1/2 (half-pixel centres); input i counts
-    max(0, 1 - |i - c| / max(n / size, 1)); weights sum to 1 inside the image.
+    Output o lies at c = (o + 1/2) n / size - 1/2 (half-pixel centres); input i has the
+    weight max(0, 1 - |i - c| / max(n / size, 1)). The weights inside the image are
+    normalised to sum to 1.
 
     Args:
       n: input length, pixels.
       size: output length, pixels.
 
     Returns:
-      index int64 [size, T] and weight float32 [size, T].
+      index int64 [size, T] and weight float32 [size, T] of the T inputs of each output.
     """
     scale = n / size
     width = max(scale, 1.0)
@@ -207,22 +220,23 @@ def _check_pixels(height: int, width: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 if there is none or it makes no sense.
+    """Returns the EXIF orientation of an image that is opened but not loaded.
 
-    Of an image that was opened, but not loaded: a TIFF is turned by loading it, and of
-    a PNG the pixels would be decoded to look for a block behind them.
+    It is 1 if there is none or it is invalid, for a TIFF, which Pillow turns when it is
+    loaded, and for a PNG without EXIF data before its pixels: looking for data behind
+    them would decode them.
     """
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # whatever a broken block raises; viewers ignore it, too
+    except Exception:  # damaged EXIF data raises various errors; viewers ignore it
         return 1
     return found if found in range(1, 9) else 1
 
 
 def _ends_well(file: BinaryIO, kind: str | None) -> bool:
-    """Whether a file's last bytes are those that end its format, or it has none."""
+    """Returns whether a file ends with the end marker of its format, if it has one."""
     mark = {"JPEG": JPEG_END, "PNG": PNG_END}.get(kind or "", b"")
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - len(mark), 0))
@@ -237,8 +251,8 @@ def _decode_jpeg(data: bytes, report: Callable[[str], None]) -> np.ndarray:
     except ImageError:
         raise
     except ValueError as error:
-        # libjpeg tells its first warning alone, so the end is looked for as well. A
-        # thumbnail in the header has one of its own: that of the last scan counts.
+        # Only libjpeg's first warning is known, so the end marker is checked, too. A
+        # thumbnail in the header has its own: look behind the start of the last scan.
         text = str(error)
         if "remature end" in text or JPEG_END not in data[data.rfind(JPEG_SCAN) :]:
             raise ImageError(f"not a whole JPEG: {text}") from error
@@ -255,17 +269,12 @@ def _decode_other(data: bytes, upright: bool) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
             _check_pixels(image.height, image.width)
             if image.format == "PNG" and PNG_END not in data:
-                # Pillow is content once all pixels came, checked by a sum or not.
+                # Pillow accepts it if the pixels are complete, without a checksum.
                 raise ImageError("the PNG is cut: it has no end mark")
             orientation = _orientation(image) if upright else 1
-            if image.mode.startswith("I"):  # 16-bit grey; convert() would clip at 255
-                grey = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
-                pixels = np.repeat(grey[:, :, None], 3, axis=2)
-            else:
-                pixels = np.array(image.convert("RGB"))
-            return turn(pixels, orientation)
+            return turn(to_rgb(image), orientation)
     except (ImageError, MemoryError):
-        raise  # short of memory is the machine's fault, not the file's
+        raise  # a lack of memory is not the fault of the file
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError and more
         head = data[:16].split(b"\n")[0].decode("latin-1")
         raise ImageError(

@@ -1,9 +1,9 @@
-"""The stream of batches: `tf.data` runs the plan ahead of its consumer.
+"""The stream of batches: `tf.data` makes batches of the plan ahead of time.
 
-A stream is a pure function of (plan, index, step): it saves no state, starts at any
-step at once, and gives the same bytes whatever the number of threads. `tf.data` turns
-steps into batches and keeps some in stock; inside, a numpy function makes one batch
-(`batches.py`; `fields.py` says what it holds) with a pool of threads for its images.
+A stream is a pure function of (plan, index, step): it has no state to save, starts at
+any step at once, and yields the same bytes whatever the number of threads. `tf.data`
+maps steps to batches and prefetches some of them; each is made by `batches.py`, in
+numpy, with a pool of threads for its images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import weakref
 from pathlib import Path
 from typing import Any, Literal
 
-# Read by the import, which is chatty otherwise; nothing is computed in TensorFlow.
+# TensorFlow reads these when it is imported. They only silence messages: nothing is
+# computed in TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -37,10 +38,10 @@ from pixel_bert_jax.types import BadImageBudgetError, Batch, InputError, nearest
 
 POLICIES = ("error", "skip")
 SHOWN = 10
-"""Images of a kind that are named on the standard error."""
+"""Images of a kind (left out, or with libjpeg's warning) that are named on stderr."""
 BUDGET_AFTER = 100
-"""Images seen before the share of bad ones is held against the budget: one bad image
-among the first ten says little."""
+"""Images seen before the share of bad images is compared with the budget: with fewer,
+one bad image is too large a share."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Step:
     """One batch of the stream.
 
     Attributes:
-      step: its number.
+      step: number of the step.
       canvas: (height, width) in pixels that its images are resized onto.
-      batch: arrays [G, ...] by name, read-only; see `fields`.
+      batch: read-only arrays [G, ...] by name; see `fields.py`.
     """
 
     step: int
@@ -61,17 +62,16 @@ class Step:
 class Stream:
     """Iterates once over the batches of a plan, in order of steps.
 
-    Close it (it is a context manager): the exit of an interpreter with a live endless
-    stream can hang, because TensorFlow's threads and Python wait for each other. An
-    atexit hook closes those that were forgotten.
+    A stream should be closed (it is a context manager): with an open endless stream an
+    interpreter can hang at its exit, because TensorFlow's threads and Python wait for
+    each other. An atexit hook closes all that are still open.
 
     Attributes:
-      bad_images: how often an image failed, of the batches handed out so far by this
-        run.
-      missing: row of the image table -> reason, of the images that failed in batches
-        handed out by this stream.
-      seen_images: images read for these batches.
-      wait_seconds: time spent waiting inside `next` so far.
+      bad_images: number of times an image failed in batches returned by this run.
+      missing: {image row of the index: reason} of the images that failed in batches
+        returned by this stream.
+      seen_images: number of images read for batches returned by this run.
+      wait_seconds: time spent waiting inside `next` so far, seconds.
     """
 
     def __init__(
@@ -98,24 +98,24 @@ class Stream:
           plan: which examples form which batch.
           index: where texts and images are.
           start: first step.
-          stop: step after the last; None = never for a `TrainPlan`, the plan's end for
-            an `EvaluationPlan`.
+          stop: step after the last one; None: a `TrainPlan` does not end, an
+            `EvaluationPlan` ends with its last batch.
           on_bad_image: "error" raises; "skip" masks the group of an image that fails,
             counts it and lists it.
-          bad_image_budget: greatest share of bad images under "skip"; held against
-            the count once `BUDGET_AFTER` images were seen, and at the end of an
-            `EvaluationPlan`.
-          bad_image_list: gets one json line (step, corpus, key, reason) for each image
-            that the index leaves out, with step -1, and for each bad image of a batch
-            that was handed out. The latter count as bad if they are there already.
-          images_before: images of the steps before `start`; the budget is that of the
-            whole run, however often it was started.
-          max_text_length: if given, checked against the index.
-          rows: numbers of this process's groups of the global batch; None = all.
-          workers: threads that read and decode; None = one a core, at most 16.
-          prefetch: batches made ahead, at least 1.
+          bad_image_budget: greatest share of bad images with "skip"; checked once
+            `BUDGET_AFTER` images were seen, and at the end of an `EvaluationPlan`.
+          bad_image_list: file to which a JSON line (step, corpus, key, reason) is
+            appended for each image that the index leaves out, with step -1, and for
+            each bad image of a returned batch. Bad images of batches that are already
+            listed are counted.
+          images_before: number of images of the steps before `start`, because the
+            budget is that of the whole run, however often it was started.
+          max_text_length: if given, it has to be that of the index.
+          rows: int [n], this process's groups of the global batch; None: all.
+          workers: threads that read and decode; None: one per core, at most 16.
+          prefetch: number of batches to make ahead, at least 1.
           targets: makes arrays of the texts' annotations.
-          blank_images: show and read no image at all.
+          blank_images: read no image; all sizes are (0, 0).
 
         Raises:
           InputError: an argument is invalid.
@@ -141,7 +141,7 @@ class Stream:
         self._list = None if bad_image_list is None else Path(bad_image_list)
         self.bad_images = 0
         if self._list is not None:
-            first = rows is None or 0 in rows  # one process lists what the index lacks
+            first = rows is None or 0 in rows  # one process lists what is left out
             self.bad_images = _begin_list(self._list, index if first else None)
         self.missing: dict[int, str] = {}
         self._damaged: set[int] = set()
@@ -182,9 +182,9 @@ class Stream:
         """Returns the next batch.
 
         Raises:
-          StopIteration: after the last, or once closed.
-          ImageError, OSError, ...: what the reader raised, naming the image.
-          BadImageBudgetError: too many images failed. All of these close the stream.
+          StopIteration: after the last batch, or once closed.
+          BadImageBudgetError: too many images failed.
+          Exception: any error of `BatchMaker.make`. All errors close the stream.
         """
         if self._iterator is None:
             raise StopIteration
@@ -193,7 +193,7 @@ class Stream:
             step, canvas, *arrays = next(self._iterator)
             if step < 0:
                 raise self._failure or ClosedError
-        except BaseException as error:  # of the reader, the end, or an interrupt
+        except BaseException as error:  # an error, the end, or an interrupt
             self.close()
             if isinstance(error, StopIteration) and self._last_check:
                 self._check_budget()
@@ -205,7 +205,7 @@ class Stream:
         return Step(int(step), (int(canvas[0]), int(canvas[1])), batch)
 
     def close(self) -> None:
-        """Stops reading and lets go of all threads; may be called again."""
+        """Stops reading without waiting for threads; may be called repeatedly."""
         _OPEN.discard(self)
         self._closing.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -214,7 +214,7 @@ class Stream:
     def _dataset(self, start: int, stop: int, prefetch: int) -> Any:
         """Returns an iterator of [step, canvas, *arrays in the order of the fields]."""
         _hide_gpus()
-        # A weak reference: TensorFlow keeps functions longer than their data sets.
+        # A weak reference, as TensorFlow keeps functions longer than their data sets.
         types = [np.int64, np.int32, *(f.dtype for f in self._maker.fields.values())]
         nothing = [np.int64(-1), *(np.zeros(0, dtype) for dtype in types[1:])]
         make = functools.partial(_make, weakref.ref(self), nothing)
@@ -231,9 +231,9 @@ class Stream:
         return dataset.with_options(options).as_numpy_iterator()
 
     def _produce(self, step: int) -> list[Any] | None:
-        """Makes a batch on TensorFlow's thread; None if that failed.
+        """Makes a batch on TensorFlow's thread; returns None if that failed.
 
-        The error is kept for the consumer: TensorFlow would wrap it, and print pages.
+        The error is kept for `__next__`: TensorFlow would wrap it and print pages.
         """
         if self._closing.is_set() or self._failure is not None:
             return None
@@ -243,14 +243,10 @@ class Stream:
             self._failure = error
             return None
         self._notes[step] = dataclasses.replace(made, arrays={})
-        return [
-            np.int64(step),
-            np.array(made.canvas, np.int32),
-            *made.arrays.values(),
-        ]
+        return [np.int64(step), np.array(made.canvas, np.int32), *made.arrays.values()]
 
     def _account(self, step: int) -> None:
-        """Counts, lists and judges the bad images of a batch that is handed out."""
+        """Counts and lists the bad images of a batch, and checks the budget."""
         made = self._notes.pop(step)
         self.seen_images += made.seen
         self.bad_images += len(made.bad)
@@ -266,7 +262,7 @@ class Stream:
             self._check_budget()
 
     def _check_budget(self) -> None:
-        """Raises BadImageBudgetError if too large a share of the images failed."""
+        """Raises BadImageBudgetError if the share of bad images is too large."""
         if self.bad_images <= self._budget * self.seen_images:
             return
         self.close()
@@ -289,26 +285,24 @@ def _make(
 
 
 def _begin_list(path: Path, index: Index | None) -> int:
-    """Completes a list of bad images by those that an index leaves out.
+    """Adds the images that an index leaves out to a list of bad images.
 
-    Returns how many it has of batches.
+    Returns:
+      The number of bad images of batches that are listed already.
     """
-    listed, of_batches = set(), 0
+    lines = []
     if path.exists():
-        for text in path.read_text("utf-8").splitlines():
-            line = json.loads(text)
-            of_batches += line["step"] >= 0
-            listed.add((line["corpus"], line["key"]) if line["step"] < 0 else None)
-    left_out = index.left_out if index is not None else []
+        lines = [json.loads(text) for text in path.read_text("utf-8").splitlines()]
+    listed = {(line["corpus"], line["key"]) for line in lines if line["step"] < 0}
     new = [
-        (index.corpora[c], key, reason)
-        for c, key, reason in left_out
+        _line(-1, index.corpora[c], key, reason)
+        for c, key, reason in (index.left_out if index is not None else ())
         if (index.corpora[c], key) not in listed
     ]
     if new:
         with path.open("a", encoding="utf-8") as file:
-            file.writelines(_line(-1, *entry) for entry in new)
-    return of_batches
+            file.writelines(new)
+    return sum(line["step"] >= 0 for line in lines)
 
 
 def _line(step: int, corpus: str, key: str, reason: str) -> str:
@@ -319,7 +313,7 @@ def _line(step: int, corpus: str, key: str, reason: str) -> str:
 def _say(
     index: Index, found: list[tuple[int, str]], said: set[int], what: str = ""
 ) -> None:
-    """Prints a warning for each image that is new, up to `SHOWN` of them."""
+    """Prints a warning for each image that is not in `said`, up to `SHOWN` of them."""
     for row, text in found:
         if row in said or len(said) > SHOWN:
             continue
@@ -331,8 +325,8 @@ def _say(
 
 
 def _hide_gpus() -> None:
-    """Keeps TensorFlow from taking the memory of GPUs that JAX computes on."""
-    # It refuses if another user of TensorFlow in this process came first and decided.
+    """Keeps TensorFlow from allocating the memory of GPUs that JAX uses."""
+    # TensorFlow raises if other code in this process has initialised it already.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
 

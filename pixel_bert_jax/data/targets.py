@@ -1,7 +1,7 @@
-"""What is to be learned of annotated texts, as arrays of a batch.
+"""Targets of annotated texts, as arrays of a batch.
 
-A source's annotations are plain json; here they become numbers, made batch by batch, so
-that an index serves any list of answers.
+Annotations are stored as JSON and become arrays when a batch is made, so that an index
+does not depend on the list of answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Targets(Protocol):
     """Makes arrays of the annotations of a batch's text slots.
 
     Attributes:
-      fields: what it adds to a batch.
+      fields: the arrays that it adds to a batch.
     """
 
     fields: Mapping[str, Field]
@@ -27,10 +27,10 @@ class Targets(Protocol):
     def arrays(
         self, annotations: Sequence[Any], shape: tuple[int, ...]
     ) -> dict[str, np.ndarray]:
-        """Returns {key: [G, K, ...]}.
+        """Returns {name of a field: array [G, K, ...]}.
 
         Args:
-          annotations: of the G K slots in order; None for an empty one.
+          annotations: annotations of the G K slots in order; None for an empty slot.
           shape: (G, K).
         """
 
@@ -41,13 +41,12 @@ class AnswerTargets:
     fields: Mapping[str, Field] = {"answer_scores": Field(np.float32, ("K", "A"))}
 
     def __init__(self, vocabulary: AnswerVocabulary):
-        """Keeps the answers that have a class."""
         self.vocabulary = vocabulary
 
     def arrays(
         self, annotations: Sequence[Any], shape: tuple[int, ...]
     ) -> dict[str, np.ndarray]:
-        """Returns the scores; an answer without a class has none. See `Targets`."""
+        """Returns the scores of the answers that have a class. See `Targets`."""
         out = np.zeros((len(annotations), len(self.vocabulary)), np.float32)
         for row, annotation in zip(out, annotations, strict=True):
             if annotation is not None:

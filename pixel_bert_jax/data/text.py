@@ -1,9 +1,9 @@
 """Word pieces of captions, questions and statements, as BERT splits them.
 
-Pixel-BERT takes BERT-base-uncased's tokenizer (arXiv 2004.00849, section 3.2). The
-splitting is done by the `tokenizers` library; what this file adds is the one list of
-names that the rest of the package needs, a fingerprint, and vocabularies from four
-places: the embedded "scenes" list, a `vocab.txt`, a folder, a model hub.
+Pixel-BERT uses the tokenizer of BERT-base-uncased (arXiv 2004.00849, section 3.2). The
+`tokenizers` library splits texts. This file adds the ids that the rest of the package
+needs, a fingerprint, and vocabularies from four places: the embedded "scenes" list, a
+`vocab.txt`, a folder, the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -19,13 +19,8 @@ import tokenizers
 
 from pixel_bert_jax.types import InputError
 
-PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = (
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-)
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS
 VOCABULARY_FILE = "vocab.txt"
 CONFIG_FILE = "tokenizer_config.json"
 FAST_FILE = "tokenizer.json"
@@ -40,10 +35,10 @@ class WordPiece:
       vocab_size: V.
       pad_id, unk_id, cls_id, sep_id, mask_id: ids of the five special tokens.
       special_ids: int32 [5], the same, sorted.
-      replacement_ids: int32 [R], what a masked token may be replaced by at random:
-        every token but the special ones and BERT's [unused*].
-      is_continuation: bool [V], True where the token starts with "##", so that it
-        continues a word (whole-word masking).
+      replacement_ids: int32 [R], tokens that may replace a masked token at random: all
+        except the special tokens and BERT's [unused*].
+      is_continuation: bool [V], True for a token that starts with "##": it continues a
+        word (for whole-word masking).
       lower_case: whether texts are lower-cased and stripped of accents.
       fingerprint: SHA-256 (hex) of the vocabulary and the options.
     """
@@ -53,7 +48,7 @@ class WordPiece:
 
         Args:
           vocabulary: tokens in the order of their ids.
-          lower_case: as bert-base-uncased (True) or bert-base-cased (False).
+          lower_case: lower-case and strip accents, as bert-base-uncased does.
 
         Raises:
           InputError: a special token is missing, or a token is empty or given twice.
@@ -85,18 +80,18 @@ class WordPiece:
     def encode(
         self, texts: Iterable[str], max_length: int
     ) -> tuple[list[np.ndarray], int]:
-        """Returns the ids of each text, and how many texts had to be cut.
+        """Returns the ids of each text, and the number of texts that were truncated.
 
         Args:
           texts: any strings; a text without a single token becomes [CLS] [SEP].
           max_length: greatest number of ids, [CLS] and [SEP] included.
 
         Returns:
-          One int32 array a text, at most `max_length` long; the number of texts that
+          An int32 array [n] per text, n <= `max_length`, and the number of texts that
           were longer.
 
         Raises:
-          InputError: `max_length` leaves no room for a token.
+          InputError: `max_length` is below 3.
         """
         if max_length < 3:
             raise InputError(
@@ -109,31 +104,26 @@ class WordPiece:
         for encoding in encodings:
             ids = encoding.ids
             truncated += len(ids) > room
-            arrays.append(
-                np.array([self.cls_id, *ids[:room], self.sep_id], dtype=np.int32)
-            )
+            arrays.append(np.array([self.cls_id, *ids[:room], self.sep_id], np.int32))
         return arrays, truncated
 
     def unknown_words(self, text: str) -> list[str]:
-        """Returns the words of a text that become [UNK], as they are written in it."""
+        """Returns the words of a text that become [UNK], as they are spelled in it."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         spans = zip(encoding.tokens, encoding.offsets, strict=True)
         return [text[start:stop] for token, (start, stop) in spans if token == UNK]
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Returns the token of every id, special tokens and padding included."""
+        """Returns the tokens of ids, special tokens and padding included."""
         return [self.vocabulary[int(i)] for i in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns readable text: pieces joined; [PAD], [CLS] and [SEP] left out.
-
-        [UNK] and [MASK] stay, because a reader has to see them.
-        """
+        """Returns text for readers: pieces are joined, [PAD], [CLS], [SEP] left out."""
         pieces = [t for t in self.tokens(ids) if t not in (PAD, CLS, SEP)]
         return self._joiner.decode(pieces) if pieces else ""
 
     def save(self, folder: str | Path) -> None:
-        """Writes `vocab.txt` and `tokenizer_config.json`, as transformers has them."""
+        """Writes `vocab.txt` and `tokenizer_config.json` in transformers' format."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lines = "".join(f"{token}\n" for token in self.vocabulary)
@@ -148,13 +138,13 @@ class WordPiece:
 
 
 def load_tokenizer(name: str | Path) -> WordPiece:
-    """Returns the tokenizer of that name.
+    """Loads a tokenizer.
 
     Args:
       name: "scenes" (the embedded word list), a `vocab.txt`, a folder with one or
         with a `tokenizer.json`, or a model of the Hugging Face hub such as
-        "bert-base-uncased", looked up there and, where that cannot be reached or
-        `HF_HUB_OFFLINE=1` is set, in its cache.
+        "bert-base-uncased". If the hub cannot be reached or `HF_HUB_OFFLINE=1` is set,
+        the model is taken from the local cache.
 
     Raises:
       InputError: nothing of that name is found, or it is not a BERT vocabulary.
@@ -201,12 +191,12 @@ def _from_folder(folder: Path) -> WordPiece:
 
 
 def _from_hub(name: str) -> Path:
-    """Returns the folder with a model's vocabulary, fetched or in the cache."""
+    """Returns the local folder of a model's vocabulary, downloading it if needed."""
     import huggingface_hub
 
     try:
         if name.startswith(("/", "~", ".")) or name.endswith((".txt", ".json")):
-            raise FileNotFoundError("no name of a model, but a path where nothing is")
+            raise FileNotFoundError("it is a path that does not exist")
         return Path(
             huggingface_hub.snapshot_download(
                 name,
@@ -214,7 +204,7 @@ def _from_hub(name: str) -> Path:
                 etag_timeout=HUB_TIMEOUT,
             )
         )
-    except Exception as error:  # the hub raises a dozen kinds
+    except Exception as error:  # the hub raises many kinds of errors
         raise InputError(
             f"No tokenizer {name!r}: expected 'scenes', the path of a vocab.txt, a "
             "folder that holds one, or a model of the Hugging Face hub such as "
@@ -227,7 +217,7 @@ def _read_vocabulary(path: Path) -> list[str]:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected UTF-8 text, {error}.") from error
-    # Not splitlines(): BERT's vocabulary holds characters that it takes for line ends.
+    # Not splitlines(): it also splits at characters that BERT's vocabulary contains.
     lines = text.split("\n")
     if lines and not lines[-1]:
         lines.pop()
@@ -257,5 +247,5 @@ def _checked_ids(vocabulary: tuple[str, ...]) -> dict[str, int]:
         raise InputError(f"The vocabulary's line {ids[''] + 1} is empty.")
     if len(ids) != len(vocabulary):
         twice = next(t for i, t in enumerate(vocabulary) if ids[t] != i)
-        raise InputError(f"The vocabulary holds {twice!r} more than once.")
+        raise InputError(f"The vocabulary contains {twice!r} more than once.")
     return ids

@@ -1,10 +1,10 @@
 """Answers of VQA 2.0: how they are normalised, counted and turned into targets.
 
-Normalisation is the official evaluator's (GT-Vision-Lab/VQA, vqaEval.py), its oddities
-included, since figures are compared with published ones to the last digit. Vocabulary
-and soft targets are those of the 2017 challenge winner that everyone has used since
-(Teney et al., arXiv 1708.02711; answers with at least 9 occurrences, 3,129 on the
-official train and val files).
+Normalisation is that of the official evaluator (GT-Vision-Lab/VQA, vqaEval.py) with its
+quirks, so that metrics agree with published ones to the last digit. Vocabulary and soft
+targets are those of the winner of the 2017 challenge (Teney et al., arXiv 1708.02711),
+which are commonly used: answers with at least 9 occurrences, 3,129 on the official
+train and val files.
 """
 
 from __future__ import annotations
@@ -21,22 +21,10 @@ from pixel_bert_jax.types import InputError
 MINIMUM_OCCURRENCES = 9
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-NUMBERS = {
-    "none": "0",
-    "zero": "0",
-    "one": "1",
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-}
+WORDS = "zero one two three four five six seven eight nine ten"
+NUMBERS = {"none": "0", **{word: str(n) for n, word in enumerate(WORDS.split())}}
 ARTICLES = ("a", "an", "the")
-# A word that is one of these but for one missing apostrophe gets it back.
+# A word that lacks only one apostrophe of one of these is replaced by it.
 WITH_APOSTROPHES = """
 'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't
 hadn't hadn't've hasn't haven't he'd he'd've he's how'd how'll how's isn't it'd
@@ -54,27 +42,27 @@ CONTRACTIONS = {
     for word in WITH_APOSTROPHES.split()
     for place, letter in enumerate(word)
     if letter == "'"
-} | {"somebody'd": "somebodyd"}  # the official table has this one the wrong way round
+} | {"somebody'd": "somebodyd"}  # key and value are exchanged in the official table
 
 _DIGITS_AROUND_COMMA = re.compile(r"\d,\d")
-# Meant to keep the period of a number such as ".5" or "3.", the official expression
-# keeps only one that a digit follows.
+# The official expression is meant to keep the period of a number such as ".5" or "3.",
+# but keeps only a period that is followed by a digit.
 _PERIOD = re.compile(r"\.(?!\d)")
-MOST_PERIODS = (
-    32  # removed: it passes re.UNICODE, which is 32, as their greatest number
-)
+# The official evaluator passes re.UNICODE, which is 32, as the number of periods to
+# remove.
+MOST_PERIODS = 32
 
 
 def clean(answer: str) -> str:
-    """Replaces line ends and tabs by spaces and strips them, which is always done."""
+    """Replaces newlines and tabs by spaces and strips the answer; always applied."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def normalise(answer: str) -> str:
-    """Returns an answer as the official evaluator compares it when people disagree.
+    """Normalises an answer, as the official evaluator does if not all people agree.
 
-    Punctuation goes, or becomes a space; lower case; number words up to ten become
-    digits; articles go; missing apostrophes come back.
+    Punctuation is removed or becomes a space, the text is lower-cased, number words up
+    to ten become digits, articles are removed, missing apostrophes are restored.
     """
     has_comma = _DIGITS_AROUND_COMMA.search(answer) is not None
     out = answer
@@ -91,15 +79,16 @@ class AnswerVocabulary:
     """The answers that a model can give.
 
     Attributes:
-      answers: the A answers in the order of the classes.
-      fingerprint: SHA-256 (hex) of answers and order.
+      answers: the A answers in the order of their classes.
+      index: {answer: class}.
+      fingerprint: SHA-256 (hex) of the answers in their order.
     """
 
     def __init__(self, answers: Sequence[str]):
-        """Keeps the answers.
+        """Checks the answers.
 
         Raises:
-          InputError: none, an answer that is no text or is given twice.
+          InputError: there is none, or one is not a string or is given twice.
         """
         if not answers or not all(isinstance(a, str) for a in answers):
             raise InputError("expected a list of at least one answer, each a text")
@@ -114,11 +103,11 @@ class AnswerVocabulary:
         return len(self.answers)
 
     def targets(self, human: Iterable[str]) -> dict[int, float]:
-        """Returns {class: soft target} of a question's human answers, raw.
+        """Returns {class: soft target} of a question's human answers, see `soft_score`.
 
-        1 - the share of left-one-out judges that find less than three others saying
-        so: 0.3, 0.6, 0.9 and 1 for 1, 2, 3 and more people. Answers outside of the
-        vocabulary have no class; a question may be left without any.
+        Args:
+          human: the answers of all ten people, not normalised. Answers that are not in
+            the vocabulary are left out, so that the result may be empty.
         """
         counts = collections.Counter(human)
         return {
@@ -129,7 +118,12 @@ class AnswerVocabulary:
 
 
 def soft_score(people: int) -> float:
-    """Returns the official accuracy of an answer that n of ten people gave."""
+    """Returns the official accuracy of an answer that `people` of ten people gave.
+
+    It is the mean of min(n / 3, 1) over the ten sets of nine people, of whom n gave the
+    answer: 0.3, 0.6, 0.9 and 1 for 1, 2, 3 and more people
+    (https://visualqa.org/evaluation.html).
+    """
     return min(people * 3, 10) / 10
 
 
@@ -140,10 +134,10 @@ def count_vocabulary(
 
     Args:
       most_common_answers: `multiple_choice_answer` of every question.
-      minimum: questions that an answer must belong to.
+      minimum: smallest number of questions that an answer has to belong to.
 
     Returns:
-      The answers, normalised, in the order of their first question.
+      The normalised answers, in the order of their first question.
 
     Raises:
       InputError: no answer is frequent enough.
@@ -161,11 +155,11 @@ def count_vocabulary(
 
 
 def load_answers(name: str, root: Path | None) -> AnswerVocabulary:
-    """Returns the answers of that name.
+    """Loads a vocabulary of answers.
 
     Args:
-      name: "scenes", the answers to questions about rendered scenes, or a json file.
-      root: what a relative path starts from.
+      name: "scenes", the answers to questions about rendered scenes, or a JSON file.
+      root: folder that a relative path starts from; None: the current folder.
 
     Raises:
       InputError: see `read_vocabulary`.
@@ -178,10 +172,11 @@ def load_answers(name: str, root: Path | None) -> AnswerVocabulary:
 
 
 def read_vocabulary(path: Path) -> AnswerVocabulary:
-    """Reads a list of answers, or {answer: class}, from a json file.
+    """Reads a list of answers, or {answer: class}, from a JSON file.
 
     Raises:
-      InputError: the file is damaged, or its classes are not 0 to A - 1.
+      InputError: the file cannot be read, its classes are not 0 to A - 1, or an answer
+        is not a string or is given twice.
     """
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -1,1 +1,1 @@
-"""Runs of several processes, hanging processes, and the lock on a workdir."""
+"""Runs of several processes, detection of hangs, and the lock on a workdir."""

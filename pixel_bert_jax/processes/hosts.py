@@ -1,8 +1,9 @@
-"""Start-up of a run of several processes: are all there, and do they agree?
+"""Start-up of a run of several processes: have all joined, and do they agree?
 
 If a process is missing, JAX's own start-up ends all others without naming it. Therefore
-processes connect here first: process 0 listens on the port above the coordinator's,
-each process reports its number, host and config, and all receive the same verdict.
+the processes first connect here: process 0 listens at the port above the coordinator's,
+each process reports its number, host and facts (the config, package versions), and all
+receive the same verdict: an error message, or "" if the run can start.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from pixel_bert_jax.processes.alarm import Alarm, receive, send
@@ -28,9 +30,9 @@ from pixel_bert_jax.types import HostError, InputError
 PACKAGES = ("pixel-bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 SHOWN = 5  # differences per process in a message
 RETRY = 0.2  # seconds between attempts to reach process 0
-_alarm: Alarm | None = None  # of this process, once it has met the others
 CONNECTING = 30.0  # seconds to connect processes that have joined through JAX
 PATIENCE = 5.0  # seconds in which a new connection has to identify itself
+_alarm: Alarm | None = None  # of this process, once it is connected to the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Group:
     """The processes of a run, as given by flags.
 
     Attributes:
-      coordinator: "host:port" of process 0; the port above it has to be free as well.
+      coordinator: "host:port" of process 0; the next port has to be free as well.
       processes: number of processes.
-      process: number of this one, from 0.
+      process: number of this process, from 0.
       timeout: seconds to wait for the others.
     """
 
@@ -53,7 +55,7 @@ class Group:
         """Checks the fields.
 
         Raises:
-          InputError: they do not fit together.
+          InputError: the address or the number of the process is invalid.
         """
         host, colon, port = self.coordinator.rpartition(":")
         if not (host and colon and port.isdecimal() and 0 < int(port) < 65535):
@@ -74,11 +76,11 @@ class Group:
 
 
 def start(group: Group | None, launch: Mapping[str, Any]) -> None:
-    """Joins the processes of a run; has to come before any device is used.
+    """Joins the processes of a run; to be called before any device is used.
 
     Args:
-      group: None to use what JAX detects on TPU pods and under SLURM; a missing process
-        is then not named.
+      group: the processes; None to use what JAX detects on TPU pods and under SLURM,
+        where a missing process is not named.
       launch: nested facts that have to be equal in all processes, such as the config.
 
     Raises:
@@ -103,13 +105,12 @@ def start(group: Group | None, launch: Mapping[str, Any]) -> None:
 
 
 def _meet_again() -> Alarm | None:
-    """Connects processes that have joined through JAX, for the alarm."""
+    """Connects processes that have joined through JAX, so that they have an alarm."""
     with socket.socket() as server:
         server.bind(("", 0))
-        said = _everyone(
-            {"host": socket.gethostname(), "port": server.getsockname()[1]}
-        )
-    first = said[0]  # the port is free again
+        own = {"host": socket.gethostname(), "port": server.getsockname()[1]}
+        first = _everyone(own)[0]
+    # The socket is closed, so that its port is free again.
     group = Group(
         f"{first['host']}:{first['port'] - 1}",
         jax.process_count(),
@@ -124,7 +125,7 @@ def _meet_again() -> Alarm | None:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that decide numbers."""
+    """Returns the versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -164,7 +165,11 @@ def meet(group: Group, facts: Mapping[str, Any]) -> Alarm:
 def _listen(
     group: Group, own: dict[str, Any], stack: contextlib.ExitStack
 ) -> tuple[str, dict[str, socket.socket]]:
-    """Collects all reports and sends the verdict, "" if there is no fault."""
+    """Collects all reports and sends the verdict.
+
+    Returns:
+      The verdict, and the connections to all other processes by their names.
+    """
     came = {0: own}
     connections = []
     deadline = time.monotonic() + group.timeout
@@ -213,7 +218,7 @@ def _listen(
 def _report(
     group: Group, own: dict[str, Any], stack: contextlib.ExitStack
 ) -> tuple[str, dict[str, socket.socket]]:
-    """Reports to process 0 and returns its verdict."""
+    """Reports to process 0; returns its verdict and the connection to it."""
     deadline = time.monotonic() + group.timeout
     host, port = group.meeting
     while True:
@@ -228,7 +233,7 @@ def _report(
             connection = socket.create_connection((host, port), timeout=left)
             stack.callback(connection.close)
             send(connection, own)
-            # Process 0 may wait for other processes for as long as this one may.
+            # Process 0 itself may wait for other processes until its timeout.
             connection.settimeout(group.timeout + 5)
             return str(receive(connection)), {f"process 0 ({host})": connection}
         except (OSError, ValueError):
@@ -240,22 +245,22 @@ def _name(said: Mapping[str, Any]) -> str:
 
 
 def _verdict(group: Group, came: Mapping[int, Mapping[str, Any]]) -> str:
-    there = ", ".join(f"{n} ({came[n]['host']})" for n in sorted(came))
     missing = [str(n) for n in range(group.processes) if n not in came]
-    if missing:
-        return (
-            f"process {', '.join(missing)} of {group.processes} did not join within "
-            f"{group.timeout:.0f} s; joined: {there}"
-        )
-    return _differences(came)
+    if not missing:
+        return _differences(came)
+    joined = ", ".join(f"{n} ({came[n]['host']})" for n in sorted(came))
+    return (
+        f"process {', '.join(missing)} of {group.processes} did not join within "
+        f"{group.timeout:.0f} s; joined: {joined}"
+    )
 
 
 def _differences(came: Mapping[int, Mapping[str, Any]]) -> str:
     """Names the facts in which a process differs from process 0; "" if none."""
     lines = []
-    first = _flat(came[0]["facts"])
+    first = traverse_util.flatten_dict(came[0]["facts"], sep=".")
     for n in sorted(came):
-        other = _flat(came[n]["facts"])
+        other = traverse_util.flatten_dict(came[n]["facts"], sep=".")
         paths = sorted(p for p in first.keys() | other if first.get(p) != other.get(p))
         lines += [
             f"process {n} ({came[n]['host']}) has {path} = {other.get(path)!r}, "
@@ -265,15 +270,6 @@ def _differences(came: Mapping[int, Mapping[str, Any]]) -> str:
     return "; ".join(lines)
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {path: value}
-    out: dict[str, Any] = {}
-    for name, item in value.items():
-        out |= _flat(item, f"{path}.{name}" if path else str(name))
-    return out
-
-
 def compare(facts: Mapping[str, Any]) -> None:
     """Compares facts of all processes, once they have joined.
 
@@ -281,8 +277,7 @@ def compare(facts: Mapping[str, Any]) -> None:
       facts: nested plain values that have to be equal in all processes.
 
     Raises:
-      HostError: raised in every process with the same text, which names the
-        differences.
+      HostError: some differ; raised with the same text in every process.
     """
     if not several():
         return
@@ -292,8 +287,8 @@ def compare(facts: Mapping[str, Any]) -> None:
 
 
 def _everyone(own: Any) -> list[Any]:
-    """Gathers a plain value from every process, in order of their numbers."""
-    # Collectives need one shape: pad all texts to the longest.
+    """Gathers a value that JSON can hold from every process, in order of processes."""
+    # A collective needs equal shapes: pad all texts to the longest.
     text = json.dumps(own, default=str).encode()
     longest = np.max(multihost_utils.process_allgather(np.int32(len(text))))
     sent = np.zeros(longest, np.uint8)
@@ -324,7 +319,7 @@ def say(text: str) -> None:
 
 
 def agree(value: int) -> int:
-    """Broadcasts a number from process 0 to all processes."""
+    """Broadcasts a number from process 0 to all processes, as int32."""
     if not several():
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

@@ -1,8 +1,8 @@
-"""A lock on a workdir: two processes would overwrite each other's checkpoints.
+"""A lock on a workdir: two runs would overwrite each other's checkpoints.
 
-The kernel's `flock`, which is released when the process ends, however it ends. filelock
-does not say who holds a lock, and on a file system without locks it leaves a marker
-file that outlives a killed process.
+The kernel's `flock` is released when the process ends, however it ends. The package
+filelock is not used: it does not tell who holds a lock, and on a file system without
+locks it leaves a marker file behind when the process is killed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Notices a run that hangs: in a collective, in a save, on a file that never arrives.
+"""Detects a run that hangs: in a collective, in a save, in a read that never returns.
 
-None of these raises. A thread watches the time since the last sign of life. After a
-while it prints the stacks of all threads, and after a longer while it ends the process,
-so that the launcher can start it again.
+None of these raises. A thread watches the time since the last progress was recorded.
+After `warn` seconds it prints the stacks of all threads, and after `limit` seconds it
+ends the process, so that the launcher can start it again.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ T = TypeVar("T")
 
 
 class Watchdog:
-    """Watches for signs of life while it is entered as a context."""
+    """Watches the progress of a run while it is entered as a context."""
 
     def __init__(
         self, warn: float, limit: float, leave: Callable[[int, str], Any] | None = None
     ):
-        """Does not start yet.
+        """Stores the arguments; watching starts on entering the context.
 
         Args:
-          warn: seconds without a sign of life until stacks are printed; 0: never.
-          limit: seconds until the process is ended with `EXIT_WATCHDOG`; 0: never.
-          leave: called before that with exit code and reason, to inform other
-            processes.
+          warn: seconds without progress until stacks are printed; 0: never.
+          limit: seconds without progress until the process is ended with
+            `EXIT_WATCHDOG`; 0: never.
+          leave: called with exit code and reason before the process is ended, to inform
+            other processes.
         """
         self._leave = leave or (lambda code, text: None)
         self._warn, self._limit = warn, limit
@@ -56,11 +57,11 @@ class Watchdog:
         self._over.set()
 
     def alive(self, what: str) -> None:
-        """Records a sign of life; `what` describes it in messages."""
+        """Records progress; `what` describes it in messages."""
         self._last, self._what, self._warned = time.monotonic(), what, False
 
     def watched(self, items: Iterable[T], what: str) -> Iterator[T]:
-        """Yields items, each of them a sign of life."""
+        """Yields items, recording progress at each of them."""
         for item in items:
             self.alive(what)
             yield item
@@ -73,7 +74,7 @@ class Watchdog:
                 self._tell(silent, "ends the process")
                 why = f"nothing was done for {silent:.0f} s, since {self._what}"
                 self._leave(EXIT_WATCHDOG, why)
-                # Any gentler exit would wait for the threads that hang.
+                # A regular exit would wait for the threads that hang.
                 os._exit(EXIT_WATCHDOG)
             if self._warn and silent > self._warn and not self._warned:
                 self._warned = True

@@ -225,7 +225,8 @@ def test_with_fallback_a_damaged_checkpoint_is_put_aside(tmp_path, capsys):
     next(damaged_in_every_way(tmp_path, 4))
     checkpoints = Checkpoints(tmp_path, keep=2, fallback=True)
     assert checkpoints.newest_step() == 3
-    assert "continuing from step 3" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "warning: the checkpoint " in said and "continuing from step 3" in said
     assert digest(checkpoints.restore(run.target)) == digest(states[3])
     # The run comes to that step again.
     checkpoints.save(states[4], META)

@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -126,6 +127,13 @@ def test_photos_of_an_index_from_before_stay_as_they_were(tokenizer, tmp_path, c
     index = build_or_open([source], tokenizer, LENGTH, tmp_path / "index")
     assert shown(index) == [40, 56]
     assert "before photos were turned upright" in capsys.readouterr().err
+
+
+def test_builds_with_progress_bars_at_a_terminal(photos, tokenizer, tmp_path, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        _build(photos, tokenizer, tmp_path)
+    assert "photos images: 12" in capsys.readouterr().err
 
 
 def test_unknown_words_are_counted_and_said_aloud(photos, tokenizer, tmp_path, capsys):

@@ -1,7 +1,7 @@
 """Sources compiled once into memory-mapped blocks.
 
-`build` writes, `index` reads, `opening` decides which; `blocks` are the files, `faults`
-what is missing.
+`build` writes an index, `index` reads it, and `opening` builds it if needed. `blocks`
+are its files, `faults` reports images that were left out and unknown words.
 """
 
 from pixel_bert_jax.data.index.index import Index

@@ -17,7 +17,7 @@ REBUILD = "pass --rebuild_index to build it again"
 
 
 class Block:
-    """A block while it is written: appended to, measured and hashed in one pass."""
+    """A block while it is written: its size and hash are computed on the way."""
 
     def __init__(self, folder: Path, name: str, dtype: str, columns: int = 0):
         self.name = name
@@ -28,7 +28,7 @@ class Block:
         self._file = (folder / f"{name}.bin").open("wb")
 
     def append(self, values: Any) -> None:
-        """Adds values, in rows of `columns` if there are any."""
+        """Appends values: any number or, if the block has `columns`, full rows."""
         data = np.ascontiguousarray(values, self._dtype)
         self._items += data.size
         self._digest.update(data.data)
@@ -40,15 +40,12 @@ class Block:
         durable.flush(Path(self._file.name))
         columns = self._columns
         shape = [self._items // columns, columns] if columns else [self._items]
-        return {
-            "dtype": self._dtype.str,
-            "shape": shape,
-            "sha256": self._digest.hexdigest(),
-        }
+        digest = self._digest.hexdigest()
+        return {"dtype": self._dtype.str, "shape": shape, "sha256": digest}
 
 
 class Ragged:
-    """Two blocks: items of any length one after the other, and where each starts."""
+    """Two blocks: the concatenated items, of any lengths, and where each starts."""
 
     def __init__(self, folder: Path, name: str, offsets: str, dtype: str):
         self.data = Block(folder, name, dtype)
@@ -57,7 +54,7 @@ class Ragged:
         self._end = 0
 
     def extend(self, items: Sequence[np.ndarray]) -> None:
-        """Adds arrays [n]."""
+        """Appends arrays [n]."""
         if not items:
             return
         ends = self._end + np.cumsum([len(item) for item in items])
@@ -66,7 +63,7 @@ class Ragged:
         self.data.append(np.concatenate(items))
 
     def extend_strings(self, strings: Iterable[str]) -> None:
-        """Adds strings, as UTF-8."""
+        """Appends strings, as UTF-8."""
         self.extend([np.frombuffer(s.encode(), np.uint8) for s in strings])
 
 
@@ -74,7 +71,7 @@ def map_block(folder: Path, name: str, block: dict[str, Any]) -> np.ndarray:
     """Returns a block of a folder, memory-mapped.
 
     Raises:
-      InputError: its file is missing or of another size.
+      InputError: its file is missing or has another size.
     """
     path, shape = folder / f"{name}.bin", tuple(block["shape"])
     dtype = np.dtype(block["dtype"])
@@ -87,11 +84,5 @@ def map_block(folder: Path, name: str, block: dict[str, Any]) -> np.ndarray:
         )
     if not expected:  # an empty file cannot be mapped
         return np.zeros(shape, dtype)
-    # A plain array over the map: np.memmap itself costs microseconds at every access.
+    # A plain array over the map, because indexing np.memmap takes microseconds more.
     return np.memmap(path, dtype, "r", shape=shape).view(np.ndarray)
-
-
-def file_digest(path: Path) -> str:
-    """Returns the SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

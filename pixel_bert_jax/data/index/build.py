@@ -1,4 +1,4 @@
-"""Builds what `index.py` opens: one pass over all sources, all faults at once."""
+"""Builds an index in one pass over all sources; all faults are reported together."""
 
 from __future__ import annotations
 
@@ -17,23 +17,13 @@ import tqdm
 
 from pixel_bert_jax.data import durable
 from pixel_bert_jax.data.index.blocks import Block, Ragged
-from pixel_bert_jax.data.index.faults import (
-    BROKEN,
-    Unknown,
-    check_budget,
-    raise_if_any,
-)
+from pixel_bert_jax.data.index.faults import BROKEN, Unknown, check_budget, raise_if_any
 from pixel_bert_jax.data.index.index import FORMAT, HEADER_FILE, header_checksum
-from pixel_bert_jax.data.sources.base import (
-    MISSING,
-    ImageRecord,
-    Problems,
-    Source,
-)
+from pixel_bert_jax.data.sources.base import MISSING, ImageRecord, Problems, Source
 from pixel_bert_jax.types import InputError
 
 CHUNK = 4096
-"""Texts tokenised at once: enough to keep the tokenizer's threads busy."""
+"""Number of texts tokenised at once: enough to use all threads of the tokenizer."""
 
 
 class _Builder:
@@ -56,25 +46,24 @@ class _Builder:
             *(self._keys.data, self._keys.offsets),
         ]
         self._coco_ids = Block(folder, "coco_ids", "int64")
-        self._pictures: dict[tuple[Any, ...], int] = {}
+        self._image_id_of: dict[tuple[Any, ...], int] = {}
         self._coco_sizes: dict[int, tuple[str, int, int]] = {}
-        self._scaled = Problems()
+        self._scaled = Problems()  # of the current corpus
+        self._unusable: dict[str, str] = {}  # key -> reason, of the current corpus
         self.problems = Problems()
-        self.image_rows: list[tuple[int, int]] = []
+        self.image_rows: list[tuple[int, int]] = []  # first and last + 1, by corpus
         self.truncated: dict[str, int] = {}
-        self._unusable: dict[str, str] = {}  # of the corpus: key -> reason
         self.left_out: list[tuple[int, str, str]] = []  # corpus, key, reason
         self.texts_left_out: dict[str, int] = {}
         self.unknown: dict[str, dict[str, Any]] = {}
 
     def add(self, c: int, source: Source) -> str:
-        """Adds corpus c and returns a line that says what it holds."""
-        problems = source.problems
+        """Adds corpus c and returns a summary of it, with notes on further lines."""
         self._scaled = Problems()
-        row_of_key = self._add_images(c, source, problems)
-        texts, described = self._add_texts(c, source, row_of_key, problems)
-        self.problems.update(problems)
-        if not problems and not texts:
+        row_of_key = self._add_images(c, source)
+        texts, described = self._add_texts(c, source, row_of_key)
+        self.problems.update(source.problems)
+        if not source.problems and not texts:
             self.problems.add(
                 "corpus without a text", f"{source.name}: {len(row_of_key)} images"
             )
@@ -85,10 +74,7 @@ class _Builder:
             report += f", {bare:,} images without a text left out"
         if unknown := self.unknown[source.name]["tokens"]:
             report += f", {unknown:,} tokens unknown"
-        notes = [*source.notes, *str(self._scaled).splitlines()]
-        for note in notes:
-            report += f"\n  {note}"
-        return report
+        return "\n  ".join([report, *source.notes, *str(self._scaled).splitlines()])
 
     def finish(self) -> dict[str, Any]:
         """Completes the blocks; returns their entries for the header."""
@@ -99,10 +85,12 @@ class _Builder:
         return {block.name: block.finish() for block in self._blocks}
 
     def finish_beside(self) -> dict[str, Any]:
-        """Completes the blocks that do not count as the index's content."""
+        """Completes the blocks that are not part of the index's fingerprint."""
         return {self._coco_ids.name: self._coco_ids.finish()}
 
-    def _add_images(self, c: int, source: Source, problems: Problems) -> dict[str, int]:
+    def _add_images(self, c: int, source: Source) -> dict[str, int]:
+        """Adds the images of corpus c; returns {key: row}."""
+        problems = source.problems
         first = self.image_rows[-1][1] if self.image_rows else 0
         row_of_key: dict[str, int] = {}
         sizes, image_ids, coco_ids = [], [], []
@@ -122,14 +110,15 @@ class _Builder:
                     problems.add(BROKEN, f"{where}: {record.fault}")
             row_of_key[record.key] = first + len(row_of_key)
             sizes.append((record.height, record.width))
-            # One table of images: a COCO photo is itself in whichever corpus.
-            image_id = (
-                (c, record.key) if record.coco_id is None else ("coco", record.coco_id)
+            # A COCO photo has the same image id in all corpora.
+            coco_id = record.coco_id
+            identity = (c, record.key) if coco_id is None else ("coco", coco_id)
+            image_ids.append(
+                self._image_id_of.setdefault(identity, len(self._image_id_of))
             )
-            image_ids.append(self._pictures.setdefault(image_id, len(self._pictures)))
-            coco_ids.append(-1 if record.coco_id is None else record.coco_id)
-            if record.coco_id is not None and not record.fault:
-                self._compare_shape(source.name, record, problems)
+            coco_ids.append(-1 if coco_id is None else coco_id)
+            if coco_id is not None and not record.fault:
+                self._compare_shape(source, record)
         self.left_out += [(c, key, why) for key, why in self._unusable.items()]
         self._sizes.append(np.array(sizes, np.int32).reshape(-1, 2))
         self._image_ids.append(image_ids)
@@ -139,19 +128,18 @@ class _Builder:
         self.image_rows.append((first, first + len(row_of_key)))
         return row_of_key
 
-    def _compare_shape(
-        self, name: str, record: ImageRecord, problems: Problems
-    ) -> None:
-        """Reports a photo of COCO that has another shape in another corpus.
+    def _compare_shape(self, source: Source, record: ImageRecord) -> None:
+        """Compares the size of a COCO photo with its size in earlier corpora.
 
-        It may have been scaled there, but not cropped: that is another image, or a
-        wrong number.
+        A photo that was scaled is noted. One of another shape is a fault: it is another
+        image, or its COCO number is wrong.
         """
+        name = source.name
         where, height, width = self._coco_sizes.setdefault(
             record.coco_id, (name, record.height, record.width)
         )
         wide, high = record.width * height, record.height * width
-        # A side was rounded to whole pixels: half of one, here and there.
+        # Each side was rounded to whole pixels, by up to half a pixel in either corpus.
         same_shape = abs(wide - high) <= max(height, width, record.height, record.width)
         if same_shape and (height, width) == (record.height, record.width):
             return
@@ -162,16 +150,13 @@ class _Builder:
         if same_shape:
             self._scaled.add("image of two sizes, each used as it is", text)
         else:
-            problems.add("image of two shapes", text)
+            source.problems.add("image of two shapes", text)
 
     def _add_texts(
-        self,
-        c: int,
-        source: Source,
-        row_of_key: dict[str, int],
-        problems: Problems,
+        self, c: int, source: Source, row_of_key: dict[str, int]
     ) -> tuple[int, int]:
-        """Returns the number of texts, and of images that have one."""
+        """Adds the texts of corpus c; returns their number and that of their images."""
+        problems = source.problems
         folder, total, truncated, left_out = self._folder, 0, 0, 0
         unknown = Unknown(self._tokenizer)
         columns = source.images_per_text if source.images_per_text > 1 else 0
@@ -207,7 +192,7 @@ class _Builder:
                 [text for _, text, *_ in known], self._max_text_length
             )
             for (keys, text, *_), ids in zip(known, encoded, strict=True):
-                if len(ids) <= 2:  # [CLS] [SEP]: nothing to learn from, or to mask
+                if len(ids) <= 2:  # [CLS] [SEP]: there is no token to mask
                     problems.add(
                         "text without a single token",
                         f"{source.name}: image {keys[0]!r}, text {text[:60]!r}",
@@ -236,31 +221,34 @@ def build(
     on_bad_image: str = "error",
     bad_image_budget: float = 0.0,
 ) -> None:
-    """Builds an index in `folder`; it appears there complete or not at all.
+    """Builds an index in `folder`, which appears there complete or not at all.
 
-    Arguments as `index.build_or_open`.
+    Args:
+      sources, tokenizer, max_text_length, folder, on_bad_image, bad_image_budget: see
+        `opening.build_or_open`.
+      replace: replace the index that is there.
 
     Raises:
-      InputError: faults in the annotations, all in one message.
+      InputError: the annotations are faulty; all faults are in one message.
       BadImageBudgetError: more images are missing or broken than the budget allows.
     """
     skip = on_bad_image == "skip"
-    _check_names(sources)
+    names = [source.name for source in sources]
+    _check_names(names)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         builder = _Builder(work, tokenizer, max_text_length, skip=skip)
-        # Before anything is read: a file that changes meanwhile is noticed at opening.
+        # Before any file is read, so that a change meanwhile is detected at opening.
         files = stat_files(sources)
         report = [builder.add(c, source) for c, source in enumerate(sources)]
         blocks = builder.finish()
         raise_if_any(builder.problems)
         kept = builder.image_rows[-1][1]
-        names = [source.name for source in sources]
         check_budget(builder.left_out, kept, names, bad_image_budget)
         header = {
             "format": FORMAT,
-            "corpora": [source.name for source in sources],
+            "corpora": names,
             "identities": identities(sources),
             "files": files,
             "tokenizer": tokenizer.fingerprint,
@@ -274,43 +262,41 @@ def build(
             "unknown": builder.unknown,
             "texts_left_out": builder.texts_left_out,
         }
-        # What has been added since format 1 began is not in it.
+        # Without the entries that were added to format 1 later, so that the fingerprint
+        # of an index does not change.
         content = ("corpora", "tokenizer", "max_text_length", "image_rows", "blocks")
         header["fingerprint"] = header_checksum(
             {name: header[name] for name in content}
         )
         header["checksum"] = header_checksum(header)
         durable.write(work / HEADER_FILE, json.dumps(header, indent=1).encode())
-        os.chmod(work, 0o755)  # mkdtemp's 0o700 would shut out a team's shared cache
+        os.chmod(work, 0o755)  # mkdtemp's 0o700 would hide it from other users
         _publish(work, folder, replace)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(f"Index {folder}", *report, sep="\n  ", file=sys.stderr, flush=True)
 
 
-def _check_names(sources: Sequence[Source]) -> None:
-    names = [source.name for source in sources]
+def _check_names(names: Sequence[str]) -> None:
     if not names:
         raise InputError("Expected at least one corpus in config.data.corpora, got 0.")
     if len(set(names)) != len(names):
         raise InputError(f"Expected corpora of different names, received {names}.")
-    if (
-        len(names) > 255
-    ):  # the plan packs the corpus into 8 bits of an example's example id
+    if len(names) > 255:  # the plan has 8 bits for the corpus in an example id
         raise InputError(f"Expected at most 255 corpora, received {len(names)}.")
 
 
 def identities(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """Returns what besides files decides each source's content, as json holds it."""
-    # Through json and back: what is compared is what the header can hold.
+    """Returns what besides files decides each source's content, as JSON values."""
+    # Through JSON and back, because it is compared with that of a header.
     return [json.loads(json.dumps(dict(source.identity))) for source in sources]
 
 
 def stat_files(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """Returns path, size and time of change of every annotation file.
+    """Returns path, size (bytes) and modification time (ns) of all annotation files.
 
     Raises:
-      InputError: one is missing.
+      InputError: one is missing or unreadable.
     """
     entries = []
     for source in sources:
@@ -322,19 +308,16 @@ def stat_files(sources: Sequence[Source]) -> list[dict[str, Any]]:
                     f"Corpus {source.name!r}: annotation file {path} is missing or "
                     f"unreadable ({error.strerror})."
                 ) from error
-            entries.append(
-                {
-                    "path": str(path.resolve()),
-                    "size": stat.st_size,
-                    "mtime_ns": stat.st_mtime_ns,
-                }
-            )
+            size, mtime_ns = stat.st_size, stat.st_mtime_ns
+            path = str(path.resolve())
+            entries.append({"path": path, "size": size, "mtime_ns": mtime_ns})
     return entries
 
 
 def _publish(work: Path, folder: Path, replace: bool) -> None:
+    """Renames a complete index to its final name."""
     if replace and folder.exists():
-        # Readers that mapped the old blocks keep them until they close.
+        # Processes that mapped the old blocks can use them until they close them.
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
         os.rename(folder, aside / "index")
         os.rename(work, folder)
@@ -343,14 +326,14 @@ def _publish(work: Path, folder: Path, replace: bool) -> None:
         try:
             os.rename(work, folder)
         except OSError:
-            # Another process was first, with the same content or an error at opening.
+            # Another process was faster. Opening checks that its index is the same.
             if not (folder / HEADER_FILE).is_file():
                 raise
     durable.flush(folder.parent)
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items; itertools.batched needs Python 3.12."""
+    """Yields lists of up to `size` items; itertools.batched needs Python 3.12."""
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, size)):
         yield chunk
@@ -358,5 +341,5 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _progress(items: Iterable[Any], name: str) -> Iterable[Any]:
     return tqdm.tqdm(
-        items, desc=name, image_set="", mininterval=0.5, disable=not sys.stderr.isatty()
+        items, desc=name, unit="", mininterval=0.5, disable=not sys.stderr.isatty()
     )

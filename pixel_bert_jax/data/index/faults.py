@@ -1,4 +1,4 @@
-"""What an index lacks: images left out and words that are unknown, counted and said."""
+"""Reports on an index: faults of its images, images left out, and unknown words."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pixel_bert_jax.types import BadImageBudgetError
 
 BROKEN = "broken image file"
 UNKNOWN_WARN = 0.05
-"""Share of unknown tokens of a corpus from which on it is said at every opening."""
+"""Share of unknown tokens of a corpus above which every opening warns about them."""
 
 
 class Unknown:
-    """Counts the tokens of a corpus that are [UNK], and keeps a few of their words."""
+    """Counts the tokens of a corpus that are [UNK], with examples of their words."""
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -27,7 +27,7 @@ class Unknown:
         self._words: dict[str, None] = {}
 
     def add(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> None:
-        """Counts those of some texts, given with their ids."""
+        """Counts the unknown tokens of texts, given the ids of each text."""
         ids = np.concatenate(encoded)
         self._all += len(ids) - 2 * len(encoded)  # without [CLS] and [SEP]
         found = int((ids == self._tokenizer.unk_id).sum())
@@ -38,14 +38,14 @@ class Unknown:
                     self._words |= dict.fromkeys(self._tokenizer.unknown_words(text))
 
     def entry(self) -> dict[str, Any]:
-        """Returns the number of them, their share of all tokens and a few words."""
+        """Returns the number of unknown tokens, their share of all, and some words."""
         share = self._tokens / max(self._all, 1)
         words = list(self._words)[:SHOWN]
         return {"tokens": self._tokens, "share": share, "words": words}
 
 
 def raise_if_any(problems: Problems) -> None:
-    """Raises InputError with all faults if there are any."""
+    """Raises InputError with all faults of an index's sources, if there are any."""
     images = sum(problems.count[kind] for kind in (MISSING, BROKEN))
     title = "The index was not built"
     if images:
@@ -62,16 +62,16 @@ def check_budget(
     names: Sequence[str],
     budget: float,
 ) -> None:
-    """Compares the share of images that an index leaves out with the budget.
+    """Checks that an index leaves out at most a given share of all images.
 
     Args:
-      left_out: (corpus, key, reason) of each.
-      kept: number of all others.
-      names: of the corpora.
-      budget: greatest share of all images.
+      left_out: (corpus, key, reason) of each image that is left out.
+      kept: number of all other images.
+      names: names of the corpora.
+      budget: greatest share.
 
     Raises:
-      BadImageBudgetError: it is greater; names the first.
+      BadImageBudgetError: the share is greater.
     """
     total = kept + len(left_out)
     if len(left_out) <= budget * total:
@@ -85,7 +85,7 @@ def check_budget(
 
 
 def warn(index: Index) -> None:
-    """Says what is not as it should be, at every opening."""
+    """Prints warnings about an opened index."""
     lines = []
     for c, name in enumerate(index.corpora):
         mine = [(key, why) for corpus, key, why in index.left_out if corpus == c]

@@ -1,20 +1,25 @@
 """The index: all sources compiled once into a folder of memory-mapped blocks.
 
-Reading COCO's json takes seconds, Visual Genome's minutes and gigabytes; word pieces
-of six million texts take minutes. So that is done once. Afterwards a run maps a few
-blocks, opens no json, and any text or image size is one array access.
+Reading COCO's annotations takes seconds, Visual Genome's take minutes and gigabytes,
+and tokenising six million texts takes minutes, so this is done once. Afterwards a run
+maps the blocks, parses no annotation file, and reads a text or the size of an image by
+one array access.
 
-The folder holds `header.json` and one raw little-endian file a block. It is written
-under another name, flushed to disk and renamed, hence it is complete or absent, and
+The folder holds `header.json` and one raw little-endian file per block. It is written
+under another name, flushed to disk and renamed. It is therefore complete or absent, and
 any number of processes may open or build it at once without a lock.
 
 Blocks, with I images and, for corpus c, T texts:
 
-  sizes [I, 2], image_ids [I], image_corpus [I], keys and key_offsets [I + 1]
-  text_image.c [T], or [T, M] where a text belongs to M images, tokens.c and
-  token_offsets.c [T + 1], captions.c and caption_offsets.c [T + 1], and of annotated
-  texts annotations.c and annotation_offsets.c [T + 1], json; left_out and
-  left_out_offsets, json, if images were left out; beside the content, coco_ids [I]
+  sizes [I, 2], image_ids [I], image_corpus [I], coco_ids [I]
+  keys, key_offsets [I + 1]
+  text_image.c [T], or [T, M] where a text belongs to M images
+  tokens.c, token_offsets.c [T + 1]
+  captions.c, caption_offsets.c [T + 1]
+  annotations.c, annotation_offsets.c [T + 1]: JSON, if texts are annotated
+  left_out, left_out_offsets: JSON, if images were left out
+
+All but coco_ids are part of the fingerprint.
 """
 
 from __future__ import annotations
@@ -29,8 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from pixel_bert_jax.data import plan
-from pixel_bert_jax.data.index.blocks import REBUILD, file_digest, map_block
+from pixel_bert_jax.data import durable, plan
+from pixel_bert_jax.data.index.blocks import REBUILD, map_block
 from pixel_bert_jax.data.sources import files
 from pixel_bert_jax.data.sources.base import Source
 from pixel_bert_jax.types import InputError
@@ -42,32 +47,31 @@ HEADER_FILE = "header.json"
 class Index:
     """An opened index, with the sources that its images are read from.
 
-    Rows of images count through all corpora; rows of texts start at 0 in each corpus.
+    Image rows are counted through all corpora; text rows start at 0 in each corpus.
 
     Attributes:
-      folder: where it lies.
+      folder: folder of the index.
       header: the parsed `header.json`.
-      corpora: names, in order; "corpus c" is a position in it.
+      corpora: names of the corpora; corpus c is the one at position c.
       sizes: int32 [I, 2], (height, width) of every image, pixels.
-      image_ids: int32 [I], number of the image in one table for all corpora: equal
-        for two rows that show the same COCO photo.
+      image_ids: int32 [I], equal numbers for rows of the same COCO photo.
       image_corpus: int32 [I], corpus of every image.
-      max_text_length: L.
-      pad_id: the token that fills up `texts`.
-      truncated: texts longer than L, by name of corpus.
-      fingerprint: SHA-256 (hex) of everything the index holds, wherever it lies.
+      max_text_length: L, the greatest number of tokens of a text.
+      pad_id: id of the padding token.
+      truncated: {name of a corpus: number of texts longer than L}.
+      fingerprint: SHA-256 (hex) of the content, whatever the folder.
       left_out: (corpus, key, reason) of images that were missing or broken.
-      texts_left_out: texts of these, by name of corpus.
-      upright: bool for each corpus: its photos are turned by their EXIF orientation.
-      coco_ids: int64 [I], COCO's number of the photo; -1 if it is none.
+      texts_left_out: {name of a corpus: number of texts of images left out}.
+      upright: for each corpus, whether the EXIF orientation of its photos is applied.
+      coco_ids: int64 [I], COCO's number of the photo; -1 if it has none.
       sources: the sources, in the order of `corpora`.
     """
 
     def __init__(self, folder: str | Path, sources: Sequence[Source]):
-        """Maps the blocks; most callers want `opening.build_or_open`.
+        """Maps the blocks; `opening.build_or_open` also checks the content.
 
         Raises:
-          InputError: the folder is no index of this format, or is damaged.
+          InputError: the folder is not an index of this format, or is damaged.
         """
         self.folder = Path(folder)
         self.header = _read_header(self.folder)
@@ -79,16 +83,14 @@ class Index:
         self.sources = tuple(sources)
         self._blocks = {
             name: map_block(self.folder, name, block)
-            for name, block in self.header["blocks"].items()
+            for name, block in self._block_entries().items()
         }
-        beside = self.header.get("blocks_beside", {})
-        self._blocks |= {n: map_block(self.folder, n, b) for n, b in beside.items()}
         self.texts_left_out: dict[str, int] = self.header.get("texts_left_out", {})
         self.left_out: list[tuple[int, str, str]] = [
             tuple(json.loads(entry))
             for entry in self._strings("left_out", "left_out_offsets")
         ]
-        # An index from before there was the rule has the sizes of photos as stored.
+        # An index from before this entry existed has the sizes of photos as stored.
         self.upright = tuple(self.header.get("upright", [False] * len(self.corpora)))
         self.sizes = self._blocks["sizes"]
         self.image_ids = self._blocks["image_ids"]
@@ -101,7 +103,7 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the mapped files; arrays handed out before stay valid."""
+        """Releases the mapped files; arrays returned before stay valid."""
         self._blocks = {}
 
     def num_texts(self, c: int) -> int:
@@ -127,12 +129,13 @@ class Index:
 
         Returns:
           ids int32 [n, L] and mask bool [n, L], True = real token.
+
+        Raises:
+          IndexError: a row does not exist.
         """
         rows = np.asarray(rows, np.int64)
-        offsets, tokens = (
-            self._blocks[f"token_offsets.{c}"],
-            self._blocks[f"tokens.{c}"],
-        )
+        offsets = self._blocks[f"token_offsets.{c}"]
+        tokens = self._blocks[f"tokens.{c}"]
         if rows.size and not -1 <= rows.min() <= rows.max() < len(offsets) - 1:
             raise IndexError(
                 f"Expected text rows of corpus {self.corpora[c]!r} from -1 to "
@@ -148,11 +151,11 @@ class Index:
         return ids, mask
 
     def caption(self, c: int, row: int) -> str:
-        """Returns the original text of row `row` of corpus c."""
+        """Returns the original text of text row `row` of corpus c."""
         return self._string(f"captions.{c}", f"caption_offsets.{c}", row)
 
     def annotation(self, c: int, row: int) -> Any:
-        """Returns what the source says of row `row` of corpus c beside the text."""
+        """Returns the source's annotation of text row `row` of corpus c."""
         names = f"annotations.{c}", f"annotation_offsets.{c}"
         return json.loads(self._string(*names, row))
 
@@ -166,28 +169,30 @@ class Index:
 
     @functools.cached_property
     def coco_ids(self) -> np.ndarray:
-        """See the class."""
+        """COCO's number of every photo; see the class."""
         if "coco_ids" in self._blocks:
             return self._blocks["coco_ids"]
-        # An index from before they were kept: as far as the files' names tell.
+        # An index from before this block existed: only file names have the numbers.
         found = (files.coco_id(key) for key in self.keys())
         return np.array([-1 if i is None else i for i in found], np.int64)
 
     def describe(self, image_row: int) -> str:
-        """Returns the corpus and the key, or file, of an image, for messages."""
+        """Returns the corpus and the file, or key, of an image, for messages."""
         c, key = self.image_corpus[image_row], self.key(image_row)
         path = self.sources[c].path(key)
         return f"corpus {self.corpora[c]!r}, image {str(path) if path else key!r}"
 
     def read(self, image_row: int) -> bytes | np.ndarray:
-        """Returns an image as its source gives it: a file's bytes, or pixels."""
+        """Returns an image as its source gives it: an encoded file, or pixels."""
         source = self.sources[self.image_corpus[image_row]]
         return source.read(self.key(image_row))
 
     def plan_corpus(self, c: int, weight: float = 1.0) -> plan.Corpus:
-        """Returns corpus c as the plan wants it.
+        """Returns corpus c for a plan, without images that have no text.
 
-        Images without a text are left out: they could not fill a slot.
+        Args:
+          c: position in `corpora`.
+          weight: times each text is shown in a training epoch, see `plan.Corpus`.
         """
         several = self._blocks[f"text_image.{c}"]
         if several.ndim > 1:
@@ -219,17 +224,19 @@ class Index:
         Raises:
           InputError: some differ; all are named.
         """
-        blocks = self.header["blocks"] | self.header.get("blocks_beside", {})
         damaged = [
             name
-            for name, block in blocks.items()
-            if file_digest(self.folder / f"{name}.bin") != block["sha256"]
+            for name, block in self._block_entries().items()
+            if durable.sha256(self.folder / f"{name}.bin") != block["sha256"]
         ]
         if damaged:
             raise InputError(
                 f"Index {self.folder} does not match its checksums: damaged blocks "
                 f"{', '.join(damaged)}; {REBUILD}."
             )
+
+    def _block_entries(self) -> dict[str, Any]:
+        return self.header["blocks"] | self.header.get("blocks_beside", {})
 
     def _strings(self, blob: str, offsets: str) -> Iterator[str]:
         """Yields all strings of a block, none if there is no such block."""

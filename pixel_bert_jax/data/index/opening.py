@@ -1,4 +1,4 @@
-"""Opens an index, or builds it first, and checks that it is what is asked for."""
+"""Opens an index, building it if needed, and checks that it fits the sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pixel_bert_jax.data.sources.base import Source
 from pixel_bert_jax.types import InputError
 
 SPOT_CHECK = 8
-"""Records of a generated source compared with its index whenever that is opened."""
+"""Number of images, and of texts, of a generated source compared at every opening."""
 
 
 def is_index(folder: Path) -> bool:
@@ -36,20 +36,20 @@ def build_or_open(
     """Opens the index in `folder`, building it first if there is none.
 
     Args:
-      sources: the corpora, in order; constructed, but not yet read.
+      sources: the corpora, in order.
       tokenizer: a `text.WordPiece`.
       max_text_length: greatest number of tokens of a text, [CLS] and [SEP] included.
-      folder: where the index is or shall be; its parents are made.
+      folder: folder of the index; it and its parents are created if needed.
       rebuild: replace an index that is there.
-      on_bad_image: what becomes of images whose file is missing, or seen to be broken
-        without decoding it: "error" builds no index, "skip" leaves them out with
-        their texts. An index that leaves none out serves both.
-      bad_image_budget: greatest share of the images that may be left out.
+      on_bad_image: what to do with images whose file is missing, or is found broken
+        without decoding it: "error" builds no index, "skip" leaves them out with their
+        texts. An index without such images can be opened with either.
+      bad_image_budget: greatest share of all images that may be left out.
 
     Raises:
-      InputError: the annotations are faulty (all faults in one message), or the index
-        that is there was made of other files, another tokenizer or other options, or
-        is damaged.
+      InputError: the annotations are faulty (all faults are in one message), or the
+        existing index is damaged or was built from other files, with another tokenizer
+        or with other options.
       BadImageBudgetError: more images are missing or broken than the budget allows.
     """
     folder = Path(folder).expanduser()
@@ -82,10 +82,10 @@ def _check_same(
     tokenizer: Any,
     max_text_length: int,
 ) -> None:
-    """Compares an opened index with what it is asked for.
+    """Compares an opened index with the arguments of `build_or_open`.
 
     Raises:
-      InputError: something differs; all differences in one message.
+      InputError: they differ; all differences are in one message.
     """
     header, differences = index.header, []
 
@@ -110,19 +110,17 @@ def _check_same(
 
 
 def _check_generated(index: Index) -> None:
-    """Compares an undamaged index with what generated sources give now.
+    """Compares an undamaged index with what its generated sources give now.
 
     Raises:
-      InputError: it is something else.
+      InputError: they differ.
     """
-    _refuse(
-        index,
-        [
-            f"{source.name}: it now generates other scenes"
-            for c, source in enumerate(index.sources)
-            if not source.files() and not _spot_check(index, c, source)
-        ],
-    )
+    differences = [
+        f"{source.name}: it now generates other scenes"
+        for c, source in enumerate(index.sources)
+        if not source.files() and not _spot_check(index, c, source)
+    ]
+    _refuse(index, differences)
 
 
 def _refuse(index: Index, differences: Sequence[str]) -> None:
@@ -134,9 +132,9 @@ def _refuse(index: Index, differences: Sequence[str]) -> None:
 
 
 def _spot_check(index: Index, c: int, source: Source) -> bool:
-    """Whether a generated source still gives the first records of its index.
+    """Returns whether a generated source still gives the first records of its index.
 
-    It has no file whose change could be seen; a new version of its code is such one.
+    A new version of its code may generate others, and there is no file to compare.
     """
     first = index.header["image_rows"][c][0]
     for row, record in enumerate(itertools.islice(source.images(), SPOT_CHECK), first):

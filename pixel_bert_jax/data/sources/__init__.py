@@ -23,7 +23,7 @@ from pixel_bert_jax.data.sources import (
 from pixel_bert_jax.data.sources.base import Source
 from pixel_bert_jax.data.sources.scenes import tasks as scenes_tasks
 
-# Name in `config.data.corpora` -> build(config of the corpus, split, root) -> Source.
+# `source` of a corpus in `config.data.corpora` -> build(its config, split, root).
 SOURCES: dict[str, Callable[[Mapping[str, Any], str, Path | None], Source]] = {
     "coco": coco.build,
     "flickr": flickr.build,

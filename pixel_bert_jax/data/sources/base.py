@@ -1,8 +1,8 @@
-"""What a source of images and texts is, and how faults of its files are reported.
+"""The interface of sources of images and texts, and reports of faults in their files.
 
-A source lists its images and texts once, when the index is built, and reads single
-images for ever after. Constructing one is cheap: it opens no
-annotation file, because a run with a ready index never needs one.
+A source lists its images and texts once, when the index is built; afterwards it only
+reads single images. Its constructor opens no annotation file, because a run with a
+complete index needs none.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from pixel_bert_jax.types import InputError, nearest
 
 MISSING = "missing image file"
-"""The fault of an image whose file is not there."""
+"""The fault of an image whose file does not exist."""
 SHOWN = 10
-"""How many offenders of each kind of fault a message lists."""
+"""Number of records that a message lists for each kind of fault."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,13 +28,12 @@ class ImageRecord:
     """One image of a source.
 
     Attributes:
-      key: unique name inside the source; `Source.read` takes it.
-      image_id: the source's own number of the image.
-      height, width: size in pixels, as stored or, of an `upright` source, as seen.
-      coco_id: COCO's number of the photo, if it is one: pictures of different corpora
-        are the same picture where these agree.
-      fault: why the image cannot be used, "" if it can: `data.on_bad_image` decides
-        whether it is left out of the index with its texts.
+      key: name of the image, unique in the source, for `Source.read`.
+      image_id: number of the image in the source.
+      height, width: size in pixels; if the source is `upright`, after the rotation.
+      coco_id: COCO's number of a photo of COCO. Images of different corpora with the
+        same number are the same image.
+      fault: why the image cannot be used, "" if it can; see `data.on_bad_image`.
     """
 
     key: str
@@ -46,19 +45,14 @@ class ImageRecord:
 
 
 class Problems:
-    """Faults of annotations, collected so that one run reports all of them."""
+    """Faults of annotations, collected so that one message reports all of them."""
 
     def __init__(self):
         self.count: collections.Counter[str] = collections.Counter()
         self.examples: dict[str, list[str]] = {}
 
     def add(self, kind: str, where: str) -> None:
-        """Counts a fault.
-
-        Args:
-          kind: what is wrong, for example "missing image file".
-          where: the file and record.
-        """
+        """Adds a fault of a kind, such as "missing image file", at a file or record."""
         self.count[kind] += 1
         shown = self.examples.setdefault(kind, [])
         if len(shown) < SHOWN:
@@ -84,7 +78,7 @@ class Problems:
         return "\n".join(lines)
 
     def raise_if_any(self, title: str) -> None:
-        """Raises InputError with all faults if there are any."""
+        """Raises InputError if there are faults; the message lists them."""
         if self:
             total = sum(self.count.values())
             faults = "one fault" if total == 1 else f"{total:,} faults"
@@ -94,26 +88,23 @@ class Problems:
 class Source:
     """Images with texts, in one on-disk format or generated.
 
-    A format derives from it and gives `files`, `images`, `texts` and `read`; all else
-    has a default that it may replace.
+    Subclasses implement `files`, `images`, `texts` and `read`; everything else has a
+    default.
 
     Attributes:
-      name: the corpus.
-      identity: what besides the files decides the content (split, seed, options):
-        plain values that json can hold. An index of another identity is not reused.
-      problems: faults that `images()` and `texts()` have found, for which no index is
-        built.
-      notes: remarks on what they have found, one line each.
-      upright: photos are turned as their EXIF orientation says. It is False where
-        annotations give sizes or places of the photos as they are stored.
-      images_per_text: M; with M > 1 a text has a tuple of M keys.
-      annotated: a text has a third item that json can hold: what is to be learned of
-        it, such as an answer.
-      names_answers: its answers count for the vocabulary of answers.
-      word_classes: names of kinds of words and their words, such as {"colour":
-        {"red", ...}}, for metrics of single kinds; {} for real photos.
-      oracle: returns what can be known of the scene of a number, the ceiling of
-        metrics; None for real photos.
+      name: name of the corpus.
+      identity: what decides the content besides the files (split, seed, options), as
+        JSON values. An index of another identity is not reused.
+      problems: faults found by `images()` and `texts()`; with any, no index is built.
+      notes: lines to print when the index is built.
+      upright: whether photos are rotated by their EXIF orientation. False if the
+        annotations refer to the pixels as stored.
+      images_per_text: M, the number of images of each text.
+      annotated: whether each text has an annotation, such as its answers.
+      names_answers: whether its answers count for the vocabulary of answers.
+      word_classes: class -> its words, such as {"colour": {"red", ...}}, for metrics of
+        single classes; {} for real photos.
+      oracle: returns the oracle of the scene with a number; None for real photos.
     """
 
     upright: bool = False
@@ -151,29 +142,25 @@ class Source:
         raise NotImplementedError
 
     def texts(self) -> Iterator[tuple[Any, ...]]:
-        """Yields (image key, text), or (keys, text) of several images.
+        """Yields (image key, text), or (image key, text, annotation) if `annotated`.
 
-        If `annotated`, (key, text, annotation).
+        With M > 1 images per text, the key is a tuple of M keys. An annotation is a
+        JSON value.
         """
         raise NotImplementedError
 
     def read(self, key: str) -> bytes | np.ndarray:
-        """Returns an encoded file, or uint8 RGB [h, w, 3] if generated."""
+        """Returns the bytes of an image file, or uint8 RGB [h, w, 3] if generated."""
         raise NotImplementedError
 
 
 def only(
     mapping: Mapping[str, Any], required: Iterable[str], optional: Iterable[str]
 ) -> None:
-    """Checks the fields of a corpus' config.
+    """Checks the fields of a corpus's config, an element of `config.data.corpora`.
 
-    "source", "weight", "evaluated" and "needs" are always valid; what they mean does
-    not depend on the format.
-
-    Args:
-      mapping: one element of `config.data.corpora`.
-      required: fields that must be given.
-      optional: fields that may be given.
+    "source", "weight", "evaluated" and "needs" do not depend on the format and are
+    always valid.
 
     Raises:
       InputError: a required field is missing or a field is unknown.

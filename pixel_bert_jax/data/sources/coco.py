@@ -1,7 +1,7 @@
-"""Captions in COCO's official json, such as `captions_train2014.json`.
+"""Captions in COCO's official JSON format, such as `captions_train2014.json`.
 
 {"images": [{"id", "file_name", "height", "width"}, ...],
- "annotations": [{"id", "image_id", "caption"}, ...]}, other fields ignored.
+ "annotations": [{"id", "image_id", "caption"}, ...]}; other fields are ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pixel_bert_jax.data.sources import base, files
 class CocoSource(files.JsonPhotos):
     """COCO captions; an image's key is its `file_name`."""
 
-    def _parse(self, content: Any, path: str) -> None:
+    def _parse(self) -> None:
+        path = self.annotations[0]
+        content = files.read_json(path)
         key_of_id: dict[int, str] = {}
         for n, image in enumerate(files.records(content, "images", path)):
             where = f"{path}, images[{n}]"
@@ -26,8 +28,8 @@ class CocoSource(files.JsonPhotos):
                     "text file_name)",
                     f"{where}: {str(image)[:120]}",
                 )
-                # Its captions are not orphans because of that.
-                if isinstance(image, dict) and files.is_integer(image.get("id")):
+                # Known by its id, so that its captions are not reported as well.
+                if files.has_integers(image, "id"):
                     key_of_id.setdefault(image["id"], "")
                 continue
             key, number = image["file_name"], image["id"]
@@ -35,8 +37,8 @@ class CocoSource(files.JsonPhotos):
                 self.problems.add("duplicate image id", f"{where}: id {number}")
                 continue
             key_of_id[number] = key
-            # Other corpora use the format with numbers of their own: only a name that
-            # carries the number too says that this is COCO's photo.
+            # Other corpora use this format with their own ids: it is a photo of COCO
+            # only if the name of the file contains the id.
             coco_id = number if files.coco_id(key) == number else None
             size = image["height"], image["width"]
             self.listed.append(files.Listed(key, number, size, coco_id))
@@ -67,10 +69,10 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> CocoSourc
     """Makes the source from one element of `config.data.corpora`.
 
     Args:
-      config: name; annotations: the json file; images: folder that `file_name` is
-        relative to. Both may give a path for each split.
+      config: name; annotations: the JSON file; images: folder to which `file_name` is
+        relative. Both may give a path for each split.
       split: "train" or "evaluate".
-      root: what relative paths start from.
+      root: folder to which relative paths are relative.
 
     Raises:
       InputError: a field or a file is missing, or a field is unknown.
@@ -85,8 +87,7 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> CocoSourc
 
 def _is_image(image: Any) -> bool:
     return (
-        isinstance(image, dict)
-        and all(files.is_integer(image.get(f)) for f in ("id", "height", "width"))
+        files.has_integers(image, "id", "height", "width")
         and image["height"] > 0
         and image["width"] > 0
         and isinstance(image.get("file_name"), str)
@@ -95,8 +96,4 @@ def _is_image(image: Any) -> bool:
 
 
 def _is_annotation(annotation: Any) -> bool:
-    return (
-        isinstance(annotation, dict)
-        and all(files.is_integer(annotation.get(f)) for f in ("id", "image_id"))
-        and "caption" in annotation
-    )
+    return files.has_integers(annotation, "id", "image_id") and "caption" in annotation

@@ -1,11 +1,11 @@
-"""What the sources of annotated photos share: json, paths, sizes, faults."""
+"""Base classes and functions of the sources that read annotation files and photos."""
 
 from __future__ import annotations
 
 import errno
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,12 @@ PATH_FIELDS = (
 
 
 class Listed(NamedTuple):
-    """An image as a json file lists it; `size` is None where the format has none."""
+    """An image in an annotation file.
+
+    Attributes:
+      size: (height, width) in pixels, None if the file does not give it.
+      key, image_id, coco_id: see `base.ImageRecord`.
+    """
 
     key: str
     image_id: int
@@ -36,14 +41,14 @@ class Listed(NamedTuple):
 class AnnotatedPhotos(base.Source):
     """Annotation files and a folder of photos.
 
-    A format derives from it and says what its files list in `_listed` and `_texts`;
-    both are called once, in this order, when the index is built.
+    Subclasses implement `_listed` and `_texts`, which are called once, in this order,
+    when the index is built.
 
     Attributes:
       annotations: the annotation files, of which the first holds the texts.
-      folder: where the photos are; a key is a path relative to it.
-      captions_per_image: exactly so many captions count; an image with fewer is a
-        fault, of more the first are used and that is told. 0: all there are.
+      folder: folder of the photos; a key is a path relative to it.
+      captions_per_image: number of captions that are used of each image. Fewer are a
+        fault; of more, the first are used and a note is added. 0: all are used.
     """
 
     captions_per_image = 0
@@ -68,7 +73,7 @@ class AnnotatedPhotos(base.Source):
         return self.path(key).read_bytes()
 
     def images(self) -> Iterator[ImageRecord]:
-        """Yields the images; looks once at each file's size and end."""
+        """Yields the images; reads the size and checks the end of each file."""
         for image in self._listed():
             size, fault = self._measure(image.key)
             if size and image.size not in (None, size):
@@ -78,7 +83,7 @@ class AnnotatedPhotos(base.Source):
                     f"height) in {self.annotations[-1]}, {size[1]}x{size[0]} in the "
                     f"file{', turned upright' if self.upright else ''}",
                 )
-            # An image with a fault is passed on, lest its texts count as faults too.
+            # An image with a fault is listed too: otherwise its texts would be faults.
             height, width = size or (1, 1)
             self._keys.append(image.key)
             yield ImageRecord(
@@ -109,32 +114,32 @@ class AnnotatedPhotos(base.Source):
         """Sets `captions_per_image`.
 
         Raises:
-          InputError: it is no number of captions.
+          InputError: it is not an integer, or negative.
         """
         if not is_integer(number) or number < 0:
             raise InputError(
-                f"Corpus {self.name!r}: captions_per_image is {number!r}, expected a "
-                "whole number, 0 for all there are"
+                f"Corpus {self.name!r}: captions_per_image is {number!r}, expected an "
+                "integer, with 0 for all captions"
             )
-        if number:  # an index built before there was a limit stays valid
+        if number:  # without a limit, indexes from before the field stay valid
             self.captions_per_image = number
             self.identity = {**self.identity, "captions_per_image": number}
 
     def _listed(self) -> Iterator[Listed]:
-        """Yields the images that the files list; reports faulty records."""
+        """Yields the images in the files; adds faults to `problems`."""
         raise NotImplementedError
 
     def _texts(self) -> Iterator[tuple[str, str]]:
-        """Yields (image key, text); reports faulty records."""
+        """Yields the texts as `texts` does; adds faults to `problems`."""
         raise NotImplementedError
 
     def is_caption(self, text: Any, where: str, path: Path | None = None) -> bool:
-        """Says whether a text can be used, and reports it if not.
+        """Returns whether a text can be used; adds a fault if not.
 
         Args:
-          text: what the file has as its text.
-          where: the record, for the report.
-          path: the file, if it is not the first.
+          text: value in the annotation file, of any type.
+          where: names the record in the fault.
+          path: the annotation file; default: the first.
         """
         where = f"{path or self.annotations[0]}, {where}"
         if not isinstance(text, str):
@@ -148,10 +153,10 @@ class AnnotatedPhotos(base.Source):
         return False
 
     def _measure(self, key: str) -> tuple[tuple[int, int] | None, str]:
-        """Returns (height, width) of an image's file, or None and what is wrong.
+        """Returns ((height, width), "") of an image file, or (None, fault).
 
         Raises:
-          InputError: the machine, and not the file, is at fault.
+          InputError: the file cannot be read, such as for lack of permission.
         """
         path = self.path(key)
         try:
@@ -167,21 +172,23 @@ class AnnotatedPhotos(base.Source):
 
 
 class JsonPhotos(AnnotatedPhotos):
-    """One json file that is read whole: a format fills two lists in `_parse`.
+    """Photos whose annotation files are small enough to be read whole.
+
+    Subclasses implement `_parse`.
 
     Attributes:
-      listed: images of the json file.
-      captions: (key, text) of the json file.
+      listed: the images.
+      captions: the texts, as `texts` yields them.
     """
 
-    def __init__(self, name: str, annotations: Path, folder: Path):
+    def __init__(self, name: str, annotations: Path | Sequence[Path], folder: Path):
         super().__init__(name, annotations, folder)
         self.listed: list[Listed] = []
-        self.captions: list[tuple[str, str]] = []
+        self.captions: list[tuple[Any, ...]] = []
         self._parsed = False
 
     def add_caption(self, key: str, text: Any, where: str) -> None:
-        """Keeps a caption of the image `key`, or reports it."""
+        """Adds a caption of the image `key`, or a fault; see `is_caption`."""
         if self.is_caption(text, where):
             self.captions.append((key, text))
 
@@ -189,25 +196,53 @@ class JsonPhotos(AnnotatedPhotos):
         self._load()
         yield from self.listed
 
-    def _texts(self) -> Iterator[tuple[str, str]]:
+    def _texts(self) -> Iterator[tuple[Any, ...]]:
         self._load()
         yield from self.captions
 
     def _load(self) -> None:
         if not self._parsed:
             self._parsed = True
-            self._parse(read_json(self.annotations[0]), str(self.annotations[0]))
+            self._parse()
 
-    def _parse(self, content: Any, path: str) -> None:
-        """Fills `listed`, `captions` and `problems` from the json file's content."""
+    def _parse(self) -> None:
+        """Fills `listed`, `captions` and `problems` from the annotation files."""
         raise NotImplementedError
 
 
-def read_json(path: Path) -> Any:
-    """Returns the content of a json file in UTF-8, with or without a byte order mark.
+def lines(path: Path, opener: Callable[..., Any] = open) -> Iterator[tuple[int, str]]:
+    """Yields (line number from 1, line) of a text file in UTF-8.
+
+    Args:
+      path: the file.
+      opener: `open`, or `gzip.open` for a compressed file.
 
     Raises:
-      InputError: it cannot be read, naming the place where it breaks.
+      InputError: the file cannot be read.
+    """
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+            yield from enumerate(file, 1)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read {path}: {error}.") from error
+
+
+def parse_line(line: str) -> tuple[str, dict[str, Any]]:
+    """Returns ("", object) of a line of a JSON Lines file, or (fault, {})."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        return f"line that is no json ({error.args[0].split(':')[0]})", {}
+    if not isinstance(record, dict):
+        return "line that is no json object", {}
+    return "", record
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file in UTF-8, with or without a byte order mark.
+
+    Raises:
+      InputError: the file cannot be read or parsed; the message gives the position.
     """
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
@@ -226,11 +261,11 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def records(content: Any, field: str, path: str) -> list[Any]:
-    """Returns the list `field` of a json object.
+def records(content: Any, field: str, path: Path) -> list[Any]:
+    """Returns the list `field` of `content`, the JSON object in the file `path`.
 
     Raises:
-      InputError: `content` is no object, or has no such list.
+      InputError: `content` is not an object, or has no such list.
     """
     found = content.get(field) if isinstance(content, dict) else None
     if isinstance(found, list):
@@ -242,13 +277,18 @@ def records(content: Any, field: str, path: str) -> list[Any]:
 
 
 def is_integer(value: Any) -> bool:
-    """Returns whether a json value is an integer of 64 bits; json's true is not."""
+    """Returns whether a JSON value is an integer that fits in 64 bits."""
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return is_number and -(2**63) <= value < 2**63
 
 
+def has_integers(record: Any, *fields: str) -> bool:
+    """Returns whether a JSON value is an object with integers in these fields."""
+    return isinstance(record, dict) and all(is_integer(record.get(f)) for f in fields)
+
+
 def coco_id(file_name: str) -> int | None:
-    """Returns COCO's number of a photo by the name of its file, None if it has none."""
+    """Returns COCO's number of a photo from its file name, None if it has none."""
     match = _COCO_NAME.match(Path(file_name).stem)
     return int(match[1]) if match else None
 
@@ -256,17 +296,17 @@ def coco_id(file_name: str) -> int | None:
 def split_names(
     config: Mapping[str, Any], split: str, default: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
-    """Returns the names that a split has in a corpus' files.
+    """Returns the names that a split has in a corpus's files.
 
     Args:
-      config: one element of `config.data.corpora`, whose field "splits" gives a name or
-        several for each split: {"train": ("train", "restval"), "evaluate": "val"}.
+      config: one element of `config.data.corpora`, whose field "splits" gives one or
+        more names for each split: {"train": ("train", "restval"), "evaluate": "val"}.
       split: "train", "evaluate" or "predict".
-      default: "splits" if the field is missing.
+      default: used if the field is missing.
 
     Raises:
-      InputError: it is of another form, has none for the split, or would train on what
-        it holds out.
+      InputError: "splits" is of another form, has no name for the split, or has a name
+        both for training and for evaluation or prediction.
     """
     where = f"Corpus {config.get('name')!r}: splits"
     given = config.get("splits") or default
@@ -284,7 +324,7 @@ def split_names(
         raise InputError(f"{where} has none for {split!r}, received {splits}.")
     held_out = {*splits.get("evaluate", ()), *splits.get("predict", ())}
     both = set(splits.get("train", ())) & held_out
-    if both - {""}:  # of a file without splits
+    if both - {""}:  # "" stands for the records of a file without splits
         raise InputError(
             f"{where}: {', '.join(sorted(both))} would be trained on and evaluated."
         )
@@ -298,17 +338,18 @@ def resolve(
     root: Path | None,
     default: str = "",
 ) -> Path:
-    """Returns the path that a field of a corpus' config means.
+    """Returns the path of a file or folder of a corpus.
 
     Args:
       config: one element of `config.data.corpora`.
-      field: its field: a path, or a path for each split: {"train": ..., ...}.
-      split: "train" or "evaluate".
-      root: what relative paths start from.
+      field: name of a field that holds a path, or a path for each split:
+        {"train": ..., ...}.
+      split: "train", "evaluate" or "predict".
+      root: folder to which relative paths are relative.
       default: the path if the field is missing.
 
     Raises:
-      InputError: nothing is given for the split, or nothing is there.
+      InputError: the config has no path for the split, or nothing exists there.
     """
     value = config.get(field) or default
     wanted = [config[f] for f in PATH_FIELDS if config.get(f)]
@@ -343,7 +384,7 @@ def resolve(
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text can be stored: json lets lone surrogates through."""
+    """Returns whether a text can be encoded: JSON may contain lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -2,8 +2,7 @@
 
 A line of `Flickr8k.token.txt` or `results_20130124.token` is "NAME.jpg#N", a tab and a
 caption; a line of `Flickr_8k.trainImages.txt` is the name of an image, with or without
-its ending. Both may be compressed (.gz). The formats have no sizes: they are read from
-the photos.
+".jpg". Both may be compressed (.gz). The image sizes are read from the photos.
 """
 
 from __future__ import annotations
@@ -14,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pixel_bert_jax.data.sources import base, files
-from pixel_bert_jax.types import InputError
 
 
 class FlickrSource(files.AnnotatedPhotos):
-    """Captions of the images of one list; a key is the name of the image's file."""
+    """Captions of the images of one list; an image's key is its file name.
+
+    Attributes:
+      others: lists of the other splits, which must not have the same images.
+    """
 
     def __init__(
         self,
@@ -28,29 +30,20 @@ class FlickrSource(files.AnnotatedPhotos):
         folder: Path,
         others: Sequence[Path] = (),
     ):
-        """Keeps the paths.
-
-        Args:
-          name: of the corpus.
-          tokens: the captions.
-          split_list: the images of this split.
-          folder: of the photos.
-          others: lists of the other splits, which must name other images.
-        """
         super().__init__(name, (tokens, split_list), folder)
         self.others = tuple(others)
-        self._key_of: dict[str, str] = {}  # name without its ending -> key
+        self._key_of: dict[str, str] = {}  # name without ".jpg" -> key
 
     def _listed(self) -> Iterator[files.Listed]:
         tokens, split_list = self.annotations
-        # Lists of Flickr30k leave the ending out; the captions have it.
+        # In the lists of Flickr30k the names have no ".jpg", unlike in the token file.
         known = {Path(name).stem: name for name, _, _ in self._lines()}
         elsewhere = {
             line.strip().removesuffix(".jpg"): path
             for path in self.others
-            for line in _lines(path)
+            for _, line in _lines(path)
         }
-        for number, line in enumerate(_lines(split_list), 1):
+        for number, line in _lines(split_list):
             name = line.strip()
             if not name:
                 continue
@@ -77,8 +70,8 @@ class FlickrSource(files.AnnotatedPhotos):
     def _lines(
         self, problems: base.Problems | None = None
     ) -> Iterator[tuple[str, int, str]]:
-        """Yields (file name, line number, caption) of the token file."""
-        for number, line in enumerate(_lines(self.annotations[0]), 1):
+        """Yields (file name, line number, caption); adds faults to `problems`."""
+        for number, line in _lines(self.annotations[0]):
             head, tab, caption = line.rstrip("\n").partition("\t")
             name, mark, count = head.rpartition("#")
             if tab and mark and name and count.isdecimal():
@@ -97,8 +90,8 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> FlickrSou
       config: name; annotations: the token file; split_list: a list of images for each
         split, {"train": ..., "evaluate": ...}; images: the folder of the photos;
         captions_per_image: see `files.AnnotatedPhotos` (default: all).
-      split: one of them.
-      root: what relative paths start from.
+      split: a key of split_list.
+      root: folder to which relative paths are relative.
 
     Raises:
       InputError: a field or a file is missing, or a field is unknown.
@@ -118,11 +111,5 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> FlickrSou
     return source
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Yields the lines of a text in UTF-8, which may be compressed."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
-            yield from file
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read {path}: {error}.") from error
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    return files.lines(path, gzip.open if path.suffix == ".gz" else open)

@@ -1,15 +1,15 @@
-"""One's own photos: a text file with a json object a line, an image each.
+"""Your own photos: a JSON Lines file, whose lines are objects with one image each.
 
     {"image": "photos/1.jpg", "texts": ["a dog", "a brown dog runs"]}
 
 "image" is a path relative to the folder of the photos; "texts" are its captions.
-Optional: "split"; "height" and "width" in pixels, compared with the photo's own, turned
-upright; "coco_id" for a photo of COCO, which is then the same picture in every corpus.
-Any other field is an error.
+Optional: "split"; "height" and "width", which have to be the photo's size in pixels
+after the rotation by its EXIF orientation; "coco_id", COCO's number of a photo of COCO,
+by which it is recognised in other corpora. Any other field is an error.
 
-Either all lines have a "split" or none. Without `splits` in the corpus' config their
-names are those of `SPLITS`; if no line has one, all are trained on and evaluated, which
-is said when training starts.
+Either all lines have a "split" or none. Without `splits` in the corpus's config, the
+names are those of `SPLITS`. If no line has a split, all are used for training and
+evaluation, which is printed when training starts.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ EVERYTHING = {"train": ("",), "evaluate": ("",)}
 
 
 class JsonLinesSource(files.AnnotatedPhotos):
-    """The images of a file, or those of some splits; a key is an image's path.
+    """The images of some splits; an image's key is its path.
 
     Attributes:
-      splits: names that count; ("",) for the lines of a file without any.
-      known: all names that the file may have; empty for any.
+      splits: names of the splits in the file; ("",) if the file has none.
+      known: all names that the file may have; empty if it may have any.
     """
 
     upright = True
@@ -83,35 +83,31 @@ class JsonLinesSource(files.AnnotatedPhotos):
     def _records(
         self, problems: base.Problems | None, found: collections.Counter[str]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields (line number, record) of these splits; reports all lines' faults.
+        """Yields (line number, record) of these splits.
 
         Args:
-          problems: where to; None: they were reported before.
-          found: is filled with the number of lines of each split.
+          problems: receives the faults of all lines; None: they are ignored.
+          found: receives the number of lines of each split.
         """
         path = self.annotations[0]
-        homes: dict[str, str] = {}  # of every image: its split
-        try:
-            with path.open(encoding="utf-8-sig", newline="\n") as file:
-                for number, line in enumerate(file, 1):
-                    if not line.strip():
-                        continue
-                    fault, image = _read(line)
-                    fault = fault or self._fault_of_split(image, homes)
-                    if fault:
-                        if problems is not None:
-                            where = f"{path}, line {number}: {line.strip()[:120]}"
-                            problems.add(fault, where)
-                        continue
-                    split = image.get("split", "")
-                    found[split] += 1
-                    if split in self.splits:
-                        yield number, image
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"Cannot read {path}: {error}.") from error
+        homes: dict[str, str] = {}  # split of each image
+        for number, line in files.lines(path):
+            if not line.strip():
+                continue
+            fault, image = _read(line)
+            fault = fault or self._fault_of_split(image, homes)
+            if fault:
+                if problems is not None:
+                    where = f"{path}, line {number}: {line.strip()[:120]}"
+                    problems.add(fault, where)
+                continue
+            split = image.get("split", "")
+            found[split] += 1
+            if split in self.splits:
+                yield number, image
 
     def _fault_of_split(self, image: Mapping[str, Any], homes: dict[str, str]) -> str:
-        """Returns what is wrong with a record's split, "" if nothing."""
+        """Returns the fault of a record's split, "" if there is none."""
         split = image.get("split", "")
         if self.splits == ("",):
             return split and "line with a split, where the first line has none"
@@ -120,7 +116,7 @@ class JsonLinesSource(files.AnnotatedPhotos):
         if self.known and split not in self.known:
             return (
                 f"split {split!r}{nearest(split, self.known)}; expected "
-                f"{', '.join(sorted(self.known))}, or `splits` in the corpus' config"
+                f"{', '.join(sorted(self.known))}, or `splits` in the corpus's config"
             )
         home = homes.setdefault(image["image"], split)
         return "image in two splits" if home != split else ""
@@ -131,10 +127,10 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> JsonLines
 
     Args:
       config: name; annotations: the file, or one for each split; images: the folder of
-        the photos (default: the root); splits: the names that "split" has in the file
-        for each split, {"train": ..., "evaluate": ...} (default: see the module).
+        the photos (default: `root`); splits: names of each split in the file, {"train":
+        ..., "evaluate": ...} (default: see the module).
       split: "train", "evaluate" or "predict".
-      root: what relative paths start from.
+      root: folder to which relative paths are relative.
 
     Raises:
       InputError: a field or a file is missing, or a field is unknown.
@@ -153,23 +149,19 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> JsonLines
 
 
 def _names_splits(path: Path) -> bool:
-    """Returns whether the first line has a split, as then all others have to."""
+    """Returns whether the first line has a split; then all lines must have one."""
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            first = next((line for line in file if line.strip()), "")
+        first = next((line for _, line in files.lines(path) if line.strip()), "")
         return "split" in json.loads(first)
-    except (OSError, ValueError, TypeError):  # reported when the file is read
+    except (ValueError, TypeError):  # reported when the index is built
         return False
 
 
 def _read(line: str) -> tuple[str, dict[str, Any]]:
-    """Returns what is wrong with a line ("" if nothing) and its record."""
-    try:
-        image = json.loads(line)
-    except ValueError as error:
-        return f"line that is no json ({error.args[0].split(':')[0]})", {}
-    if not isinstance(image, dict):
-        return "line that is no json object", {}
+    """Returns ("", record) of a line, or (fault, {})."""
+    fault, image = files.parse_line(line)
+    if fault:
+        return fault, {}
     for field in image:
         if field not in FIELDS:
             return f"unknown field {field!r}{nearest(field, FIELDS)}", {}

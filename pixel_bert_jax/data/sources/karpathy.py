@@ -1,8 +1,8 @@
-"""Captions in the layout of Karpathy's splits, such as `dataset_coco.json`.
+"""Captions in the format of Karpathy's splits, such as `dataset_coco.json`.
 
 {"images": [{"filename", "filepath" (optional), "imgid", "cocoid" (optional), "split",
-"sentences": [{"raw", "sentid"}, ...]}, ...]}, other fields ignored. COCO, Flickr30K and
-Flickr8K are published so. The layout has no image sizes: they are read from the files.
+"sentences": [{"raw", "sentid"}, ...]}, ...]}; other fields are ignored. There are such
+files for COCO, Flickr30K and Flickr8K. The image sizes are read from the photos.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 from pixel_bert_jax.data.sources import base, files
 from pixel_bert_jax.types import InputError
 
-# "restval": COCO's validation images beyond 5,000 + 5,000, customarily trained on.
+# "restval": all but 10,000 of COCO's validation images, commonly used for training.
 SPLITS = {"train": ("train", "restval"), "evaluate": ("val",)}
 
 
 class KarpathySource(files.JsonPhotos):
-    """Images of some splits; a key is filepath/filename."""
+    """Images of some splits; an image's key is filepath/filename."""
 
     def __init__(
         self, name: str, annotations: Path, folder: Path, splits: Sequence[str]
@@ -29,18 +29,20 @@ class KarpathySource(files.JsonPhotos):
         self.splits = tuple(splits)
         self.identity = {**self.identity, "splits": list(self.splits)}
 
-    def _parse(self, content: Any, path: str) -> None:
+    def _parse(self) -> None:
+        path = self.annotations[0]
         found: collections.Counter[str] = collections.Counter()
         keys: set[str] = set()
-        homes: dict[Any, str] = {}  # of every image: its split
+        homes: dict[Any, str] = {}  # split of each image
         sentences: set[int] = set()
-        for n, image in enumerate(files.records(content, "images", path)):
-            where = f"images[{n}]"
+        records = files.records(files.read_json(path), "images", path)
+        for n, image in enumerate(records):
+            where = f"{path}, images[{n}]"
             if not _is_image(image):
                 self.problems.add(
                     "broken image record (expected texts filename and split, an "
                     "integer imgid or cocoid, a list of sentences)",
-                    f"{path}, {where}: {str(image)[:120]}",
+                    f"{where}: {str(image)[:120]}",
                 )
                 continue
             split = image["split"]
@@ -49,19 +51,19 @@ class KarpathySource(files.JsonPhotos):
             home = homes.setdefault(image.get("cocoid", key), split)
             if home != split:
                 self.problems.add(
-                    "image in two splits", f"{path}, {where}: {key}: {home}, {split}"
+                    "image in two splits", f"{where}: {key}: {home}, {split}"
                 )
                 continue
             if split not in self.splits:
                 continue
             if key in keys:
-                self.problems.add("duplicate image", f"{path}, {where}: {key}")
+                self.problems.add("duplicate image", f"{where}: {key}")
                 continue
             keys.add(key)
             coco_id = image.get("cocoid", files.coco_id(key))
             number = image.get("imgid", coco_id)
             self.listed.append(files.Listed(key, number, None, coco_id))
-            self._add_sentences(key, image["sentences"], sentences, path, where)
+            self._add_sentences(key, image["sentences"], sentences, where)
         if not self.listed and not self.problems:
             counts = ", ".join(f"{split} ({n:,})" for split, n in found.items())
             raise InputError(
@@ -70,20 +72,18 @@ class KarpathySource(files.JsonPhotos):
             )
 
     def _add_sentences(
-        self, key: str, records: list[Any], seen: set[int], path: str, where: str
+        self, key: str, records: list[Any], seen: set[int], where: str
     ) -> None:
         for n, sentence in enumerate(records):
-            number = sentence.get("sentid") if isinstance(sentence, dict) else None
-            if not files.is_integer(number) or "raw" not in sentence:
+            if not files.has_integers(sentence, "sentid") or "raw" not in sentence:
                 self.problems.add(
                     "broken sentence (expected an integer sentid and a text raw)",
-                    f"{path}, {where}, sentences[{n}]: {str(sentence)[:120]}",
+                    f"{where}, sentences[{n}]: {str(sentence)[:120]}",
                 )
-            elif number in seen:
-                self.problems.add(
-                    "duplicate sentence id",
-                    f"{path}, {where}: sentid {number}",
-                )
+                continue
+            number = sentence["sentid"]
+            if number in seen:
+                self.problems.add("duplicate sentence id", f"{where}: sentid {number}")
             else:
                 seen.add(number)
                 self.add_caption(key, sentence["raw"], f"sentid {number}")
@@ -93,16 +93,16 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> KarpathyS
     """Makes the source from one element of `config.data.corpora`.
 
     Args:
-      config: name; annotations: the json file; images: folder that filepath/filename
-        is relative to (default: the root); splits: names of the file's splits for
-        "train", "evaluate" and perhaps "predict" (default: `SPLITS`);
+      config: name; annotations: the JSON file; images: folder to which
+        filepath/filename is relative (default: `root`); splits: names in the file of
+        "train", "evaluate" and optionally "predict" (default: `SPLITS`);
         captions_per_image: see `files.AnnotatedPhotos` (default: all).
       split: "train", "evaluate" or "predict".
-      root: what relative paths start from.
+      root: folder to which relative paths are relative.
 
     Raises:
-      InputError: a field or a file is missing, a field is unknown, or an image would
-        be both trained on and evaluated.
+      InputError: a field or a file is missing, a field is unknown, or a split of the
+        file is named for both training and evaluation.
     """
     base.only(
         config, ["name", "annotations"], ["images", "splits", "captions_per_image"]

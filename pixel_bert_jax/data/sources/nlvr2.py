@@ -1,26 +1,23 @@
-"""NLVR2's official json lines: a sentence, two images, True or False.
+"""NLVR2's official JSON Lines files: a sentence, two images, True or False.
 
-A line is {"identifier": "dev-850-0-1", "sentence", "label", ..., "directory"} and its
-images are SPLIT-SET-PAIR-img0.png (left) and -img1.png (right), in a folder named by
-"directory" where the line has one (training only). Copies that have all images of a
-split in one folder are read as well.
+A line is {"identifier": "dev-850-0-1", "sentence", "label", ..., "directory"}. Its
+images are SPLIT-SET-PAIR-img0.png (left) and -img1.png (right), in the subfolder
+"directory" if the line has one (training only). They may also all be in one folder.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pixel_bert_jax.data.sources import base, files
-from pixel_bert_jax.types import InputError
 
 SIDES = ("img0", "img1")
 LABELS = ("True", "False")
 
 
-class Nlvr2Source(files.AnnotatedPhotos):
+class Nlvr2Source(files.JsonPhotos):
     """The examples of one file; an image's key is its path."""
 
     annotated = True
@@ -30,28 +27,10 @@ class Nlvr2Source(files.AnnotatedPhotos):
         super().__init__(name, annotations, folder)
         self.labelled = labelled
         self.identity = {**self.identity, "labelled": labelled}
-        self._found: list[tuple[tuple[str, str], str, dict[str, Any]]] | None = None
 
-    def _listed(self) -> Iterator[files.Listed]:
-        self._load()
-        keys = dict.fromkeys(key for keys, *_ in self._found or () for key in keys)
-        for number, key in enumerate(keys):
-            yield files.Listed(key, number, None, None)
-
-    def _texts(self) -> Iterator[tuple[tuple[str, str], str, dict[str, Any]]]:
-        self._load()
-        yield from self._found or ()
-
-    def _load(self) -> None:
-        if self._found is not None:
-            return
-        self._found = []
+    def _parse(self) -> None:
         path, seen = self.annotations[0], set()
-        try:
-            lines = path.read_text("utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"Cannot read {path}: {error}.") from error
-        for number, line in enumerate(lines, 1):
+        for number, line in files.lines(path):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
@@ -71,10 +50,12 @@ class Nlvr2Source(files.AnnotatedPhotos):
             annotation = {"identifier": name}
             if self.labelled:
                 annotation["label"] = record["label"]
-            self._found.append((keys, record["sentence"], annotation))
+            self.captions.append((keys, record["sentence"], annotation))
+        listed = dict.fromkeys(key for keys, *_ in self.captions for key in keys)
+        self.listed = [files.Listed(k, n, None, None) for n, k in enumerate(listed)]
 
     def _key(self, record: Mapping[str, Any], name: str) -> str:
-        """Returns an image's path: in the line's "directory", or else without it."""
+        """Returns an image's path, in the line's "directory" unless found without."""
         if "directory" not in record:
             return name
         key = f"{record['directory']}/{name}"
@@ -89,8 +70,8 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> Nlvr2Sour
     Args:
       config: name; annotations: the file of each split; images: the folder of each
         split's images.
-      split: "train", "evaluate" or "predict", of which the last needs no labels.
-      root: what relative paths start from.
+      split: "train", "evaluate" or "predict"; the last needs no labels.
+      root: folder to which relative paths are relative.
 
     Raises:
       InputError: a field or a file is missing, or a field is unknown.
@@ -105,13 +86,10 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> Nlvr2Sour
 
 
 def _read(line: str, labelled: bool) -> tuple[str, dict[str, Any]]:
-    """Returns what is wrong with a line ("" if nothing) and its record."""
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        return f"line that is no json ({error.args[0].split(':')[0]})", {}
-    if not isinstance(record, dict):
-        return "line that is no json object", {}
+    """Returns ("", record) of a line, or (fault, {})."""
+    fault, record = files.parse_line(line)
+    if fault:
+        return fault, {}
     name = record.get("identifier")
     if not isinstance(name, str) or name.count("-") != 3 or "sentence" not in record:
         return (

@@ -1,15 +1,16 @@
 """Visual Genome's region descriptions, as downloaded.
 
 `image_data.json`: [{"image_id", "url", "width", "height", "coco_id" (or null)}, ...];
-`region_descriptions.json`: [{"id", "regions": [{"region_id", "phrase", "x", "y",
-"width", "height"}, ...]}, ...]; other fields ignored. The photos lie in two folders,
-`VG_100K` and `VG_100K_2`, which the url ends with. Every phrase is a text of the whole
-photo: Pixel-BERT has no regions (arXiv 2004.00849, section 4.1).
+`region_descriptions.json`: [{"id", "regions": [{"region_id", "image_id", "phrase", "x",
+"y", "width", "height"}, ...]}, ...]; other fields are ignored. The photos are in two
+folders, `VG_100K` and `VG_100K_2`; the last two parts of the URL give the path. Each
+phrase is a text of the whole photo, since Pixel-BERT has no regions (arXiv 2004.00849,
+section 4.1).
 
-The second file, 0.7 GB with 5.4 million regions, is read in one pass and never held.
-It has faults that its users have to live with; their records are counted and named when
-the index is built: a region without a phrase or wholly outside its photo is left out,
-one that sticks out of it is kept.
+The second file has 5.4 million regions in 0.7 GB and is read in one pass, without being
+held in memory. Its known faults do not prevent the index from being built but are
+reported: a region without a phrase or entirely outside its photo is left out, a region
+partly outside is kept.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class VisualGenomeSource(files.AnnotatedPhotos):
     """Region descriptions; a key is "VG_100K/NUMBER.jpg" or "VG_100K_2/NUMBER.jpg".
 
     Attributes:
-      entries: the field of a record that lists its texts.
-      left_out: entries that are no fault, but of no use.
+      entries: field of a record that lists its texts.
+      left_out: the known faults, which do not prevent the index from being built.
     """
 
     entries = "regions"
@@ -79,10 +80,10 @@ class VisualGenomeSource(files.AnnotatedPhotos):
             else:
                 yield from self._of(record, where)
         if self.left_out:
-            self.notes.append(f"{self.left_out}".replace("\n", "\n  "))
+            self.notes.append(str(self.left_out).replace("\n", "\n  "))
 
     def _of(self, record: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
-        """Yields the texts of one photo."""
+        """Yields the texts of the photo of a record."""
         number = record["id"]
         key, height, width = self._photos[number]
         for n, region in enumerate(record["regions"]):
@@ -127,8 +128,8 @@ def build(
       config: name; annotations: `region_descriptions.json`; sizes: `image_data.json`;
         images: the folder of `VG_100K` and `VG_100K_2`.
       split: "train"; the file has no splits (the paper trains on all of it).
-      root: what relative paths start from.
-      kind: what is read of the annotations.
+      root: folder to which relative paths are relative.
+      kind: class of the source.
 
     Raises:
       InputError: a field or a file is missing, or a field is unknown.
@@ -143,7 +144,7 @@ def build(
 
 
 def _stream(path: Path) -> Iterator[Any]:
-    """Yields the elements of a json list, one at a time."""
+    """Yields the elements of a JSON list, one at a time."""
     with path.open("rb") as file:
         try:
             yield from ijson.items(file, "item", use_float=True)
@@ -156,29 +157,20 @@ def _stream(path: Path) -> Iterator[Any]:
 
 def _is_image(image: Any) -> bool:
     return (
-        isinstance(image, dict)
-        and all(files.is_integer(image.get(f)) for f in ("image_id", "height", "width"))
+        files.has_integers(image, "image_id", "height", "width")
         and image["height"] > 0
         and image["width"] > 0
         and isinstance(image.get("url"), str)
-        and image["url"].count("/") > 0
-        and (image.get("coco_id") is None or files.is_integer(image["coco_id"]))
+        and "/" in image["url"]
         and "coco_id" in image
+        and (image["coco_id"] is None or files.is_integer(image["coco_id"]))
     )
 
 
 def _is_record(record: Any, entries: str) -> bool:
-    return (
-        isinstance(record, dict)
-        and files.is_integer(record.get("id"))
-        and isinstance(record.get(entries), list)
-    )
+    return files.has_integers(record, "id") and isinstance(record.get(entries), list)
 
 
 def _is_region(region: Any) -> bool:
     integers = ("region_id", "image_id", "x", "y", "width", "height")
-    return (
-        isinstance(region, dict)
-        and all(files.is_integer(region.get(field)) for field in integers)
-        and "phrase" in region
-    )
+    return files.has_integers(region, *integers) and "phrase" in region

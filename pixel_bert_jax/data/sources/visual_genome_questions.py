@@ -1,9 +1,10 @@
-"""Visual Genome's questions, which VQA's training may add (as UNITER and ClipBERT do).
+"""Visual Genome's questions, as additional training data of VQA.
 
-`question_answers.json`: [{"id", "qas": [{"qa_id", "image_id", "question", "answer"},
-...]}, ...], and `image_data.json` as for the region descriptions. A question has one
-answer, a short sentence such as "Two."; it counts as if all ten people had given it, in
-VQA's normal form. Answers that the vocabulary does not have teach what they are not.
+UNITER and ClipBERT train on them as well. `question_answers.json` is [{"id", "qas":
+[{"qa_id", "image_id", "question", "answer"}, ...]}, ...]; `image_data.json` is that of
+the region descriptions. The one answer of a question, such as "Two.", is normalised by
+VQA's official rules and counts as if ten people had given it. If it is not in the
+vocabulary, the targets of all classes are 0.
 """
 
 from __future__ import annotations
@@ -19,11 +20,7 @@ PEOPLE = 10
 
 
 class VisualGenomeQuestions(visual_genome.VisualGenomeSource):
-    """Questions of the whole photo, for training alone.
-
-    Attributes:
-      names_answers: they do not count for the vocabulary of answers, which is VQA's.
-    """
+    """Questions for training only; the vocabulary of answers is that of VQA."""
 
     entries = "qas"
     annotated = True
@@ -68,13 +65,11 @@ class VisualGenomeQuestions(visual_genome.VisualGenomeSource):
 def build(
     config: Mapping[str, Any], split: str, root: Path | None
 ) -> visual_genome.VisualGenomeSource:
-    """Makes the source as `visual_genome.build`, of `question_answers.json`."""
+    """Makes the source; as `visual_genome.build`, but from `question_answers.json`."""
     return visual_genome.build(config, split, root, VisualGenomeQuestions)
 
 
 def _is_question(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and all(files.is_integer(entry.get(f)) for f in ("qa_id", "image_id"))
-        and all(isinstance(entry.get(f), str) for f in ("question", "answer"))
+    return files.has_integers(entry, "qa_id", "image_id") and all(
+        isinstance(entry.get(field), str) for field in ("question", "answer")
     )

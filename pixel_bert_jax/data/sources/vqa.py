@@ -1,4 +1,4 @@
-"""VQA 2.0's official json: questions, and answers where they are known.
+"""VQA 2.0's official JSON format: questions, and answers where they are known.
 
 {"questions": [{"image_id", "question", "question_id"}, ...], "data_subtype"} and
 {"annotations": [{"question_id", "image_id", "question_type", "answer_type",
@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ SPLITS = ("train", "evaluate", "predict")
 ANNOTATION = ("question_type", "answer_type", "multiple_choice_answer", "answers")
 
 
-class VqaSource(files.AnnotatedPhotos):
-    """Questions of one or several pairs of files; an image's key is its path.
+class VqaSource(files.JsonPhotos):
+    """Questions of one or more pairs of files; an image's key is its path.
 
     Attributes:
       questions: the files of questions.
-      answers: those of annotations in the same order, or none.
+      answers: the files of annotations in the same order, or none.
+      photo: format string of a photo's path, with `subtype` and `image_id`.
     """
 
     annotated = True
@@ -39,29 +40,13 @@ class VqaSource(files.AnnotatedPhotos):
         photo: str = PHOTO,
     ):
         super().__init__(name, [*questions, *answers], folder)
-        self.questions, self.answers, self.photo = (
-            tuple(questions),
-            tuple(answers),
-            photo,
-        )
+        self.questions, self.answers = tuple(questions), tuple(answers)
+        self.photo = photo
         self.identity = {**self.identity, "photo": photo, "answers": bool(answers)}
-        self._found: list[tuple[str, str, dict[str, Any]]] | None = None
-        self._images: dict[str, files.Listed] = {}
 
-    def _listed(self) -> Iterator[files.Listed]:
-        self._load()
-        yield from self._images.values()
-
-    def _texts(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        self._load()
-        yield from self._found or ()
-
-    def _load(self) -> None:
-        """Reads all files once; reports every fault of theirs."""
-        if self._found is not None:
-            return
-        self._found = []
+    def _parse(self) -> None:
         seen: set[int] = set()
+        images: dict[str, files.Listed] = {}
         for n, path in enumerate(self.questions):
             content = files.read_json(path)
             known = self._annotations(self.answers[n]) if self.answers else None
@@ -69,28 +54,31 @@ class VqaSource(files.AnnotatedPhotos):
             if not isinstance(subtype, str):
                 raise InputError(f"{path}: expected a text 'data_subtype'")
             for place, question in enumerate(files.records(content, "questions", path)):
-                self._add(question, path, place, subtype, known, seen)
+                where = f"questions[{place}]"
+                annotation = self._annotation(question, f"{path}, {where}", known, seen)
+                if annotation and self.is_caption(question["question"], where, path):
+                    number = question["image_id"]
+                    key = self.photo.format(subtype=subtype, image_id=number)
+                    coco_id = number if files.coco_id(key) == number else None
+                    images[key] = files.Listed(key, number, None, coco_id)
+                    self.captions.append((key, question["question"], annotation))
             for number in sorted((known or {}).keys() - seen):
                 self.problems.add(
                     "annotation of a question that is not listed",
                     f"{self.answers[n]}: question id {number}",
                 )
+        self.listed = list(images.values())
 
-    def _add(
+    def _annotation(
         self,
         question: Any,
-        path: Path,
-        place: int,
-        subtype: str,
+        where: str,
         known: Mapping[int, dict[str, Any]] | None,
         seen: set[int],
-    ) -> None:
-        where = f"{path}, questions[{place}]"
+    ) -> dict[str, Any] | None:
+        """Returns what to store of a question; None after a fault."""
         if not (
-            isinstance(question, dict)
-            and all(
-                files.is_integer(question.get(f)) for f in ("image_id", "question_id")
-            )
+            files.has_integers(question, "image_id", "question_id")
             and "question" in question
         ):
             self.problems.add(
@@ -98,29 +86,25 @@ class VqaSource(files.AnnotatedPhotos):
                 "question)",
                 f"{where}: {str(question)[:120]}",
             )
-            return
-        number, image_id = question["question_id"], question["image_id"]
+            return None
+        number = question["question_id"]
         if number in seen:
             self.problems.add("repeated question id", f"{where}: {number}")
-            return
+            return None
         seen.add(number)
-        annotation: dict[str, Any] = {"question_id": number, "image_id": image_id}
-        if known is not None:
-            if number not in known:
-                self.problems.add("question without annotation", f"{where}: {number}")
-                return
-            annotation |= known[number]
-        if self.is_caption(question["question"], f"questions[{place}]", path):
-            key = self.photo.format(subtype=subtype, image_id=image_id)
-            coco_id = image_id if files.coco_id(key) == image_id else None
-            self._images[key] = files.Listed(key, image_id, None, coco_id)
-            self._found.append((key, question["question"], annotation))
+        annotation = {"question_id": number, "image_id": question["image_id"]}
+        if known is None:
+            return annotation
+        if number not in known:
+            self.problems.add("question without annotation", f"{where}: {number}")
+            return None
+        return annotation | known[number]
 
     def _annotations(self, path: Path) -> dict[int, dict[str, Any]]:
+        """Returns {question id: annotation} of a file."""
         known: dict[int, dict[str, Any]] = {}
-        for n, record in enumerate(
-            files.records(files.read_json(path), "annotations", path)
-        ):
+        records = files.records(files.read_json(path), "annotations", path)
+        for n, record in enumerate(records):
             where = f"{path}, annotations[{n}]"
             if not _is_annotation(record):
                 self.problems.add(
@@ -143,12 +127,12 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> VqaSource
     """Makes the source from one element of `config.data.corpora`.
 
     Args:
-      config: name; questions and answers: a file, or several, for each split,
-        {"train": ..., "evaluate": ..., "predict": ...}, without answers where they are
-        not known; images: the folder that holds train2014, val2014, test2015; photo:
-        pattern of a photo's path in it.
+      config: name; questions: one or more files for each split, {"train": ...,
+        "evaluate": ..., "predict": ...}; answers: the same, except for "predict";
+        images: the folder that contains train2014, val2014 and test2015; photo: format
+        string of a photo's path in it (default: `PHOTO`).
       split: "train", "evaluate" or "predict".
-      root: what relative paths start from.
+      root: folder to which relative paths are relative.
 
     Raises:
       InputError: a field or a file is missing, or a field is unknown.
@@ -177,7 +161,7 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> VqaSource
 def _paths(
     config: Mapping[str, Any], field: str, split: str, root: Path | None
 ) -> list[Path]:
-    """Returns the files of a field that has one or several for each split."""
+    """Returns the files of a field that has one or more for each split."""
     value = config.get(field) or {}
     if not isinstance(value, Mapping) or split not in value:
         raise InputError(
@@ -192,7 +176,7 @@ def _paths(
 
 
 def _is_annotation(record: Any) -> bool:
-    if not isinstance(record, dict) or not files.is_integer(record.get("question_id")):
+    if not files.has_integers(record, "question_id"):
         return False
     answers = record.get("answers")
     return (

@@ -1,7 +1,8 @@
-"""The embedded data set: rendered scenes, made on the fly from a seed.
+"""The built-in data set: rendered scenes, generated on the fly from a seed.
 
-`world` says what a scene is, `render` draws it, `text` captions it, `oracle` knows what
-can be known of it; `source` gives captions, `tasks` questions and statements.
+`world` defines a scene, `render` draws it, `text` captions it, and `oracle` gives the
+best predictions that the scene allows. `source` yields images with captions, `tasks`
+questions and statements; `words` is their vocabulary.
 """
 
 from pixel_bert_jax.data.sources.scenes.oracle import (

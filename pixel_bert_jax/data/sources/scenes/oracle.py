@@ -1,7 +1,8 @@
-"""What a perfect reader of the scene would answer: the ceiling of each figure.
+"""The best predictions of words and matches from a scene: the ceiling of metrics.
 
-Exact, because it sums over the grammar that the captions were drawn from. It knows the
-scene, not the pixels; a caption's draw without repetition is taken as independent.
+They are exact sums over the grammar from which the captions are sampled, given the
+objects of the scene and not its pixels. Only the rejection of repeated captions of a
+scene is neglected: each caption counts as sampled independently.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from pixel_bert_jax.types import InputError
 
 
 class _Reader:
-    """Fits slots to one caption of which some words are hidden."""
+    """Parses one caption, some words of which are hidden."""
 
     def __init__(self, words: Sequence[str], hidden: Collection[int]):
         hidden = set(hidden)
         if hidden - set(range(len(words))):
             raise InputError(
-                f"hidden positions {sorted(hidden)} do not all lie in the caption's "
-                f"0 to {len(words) - 1}"
+                f"expected hidden positions from 0 to {len(words) - 1}, received "
+                f"{sorted(hidden)}"
             )
         self.visible = [None if i in hidden else word for i, word in enumerate(words)]
         self._fits: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
     def fits(self, slot: Choice, start: int) -> list[tuple[int, int]]:
-        """Returns (number of the alternative, end) of all that agree at `start`."""
-        key = (id(slot), start)  # the grammar shares its slots between bindings
+        """Returns (index, end) of the alternatives that fit the words at `start`."""
+        key = (id(slot), start)  # the grammar shares slots between bindings
         if key not in self._fits:
             self._fits[key] = [
                 (number, start + len(words))
@@ -43,7 +44,12 @@ class _Reader:
         return self._fits[key]
 
     def forward(self, slots: Slots) -> list[dict[int, float]]:
-        """Returns the weight of each position before each slot and at the end."""
+        """Computes the forward weights of the forward-backward algorithm.
+
+        Returns:
+          {position: probability that the earlier slots produce the words before it} for
+          each slot and for the end; [] if the slots cannot produce the caption.
+        """
         steps: list[dict[int, float]] = [{0: 1.0}]
         for slot in slots:
             after: dict[int, float] = {}
@@ -56,7 +62,7 @@ class _Reader:
         return steps if len(self.visible) in steps[-1] else []
 
     def readings(self, slots: Slots) -> Iterator[tuple[int, str, float]]:
-        """Yields (position, word, weight) over all readings of a bound template."""
+        """Yields (position, word, probability) of all parses, by a backward pass."""
         steps = self.forward(slots)
         if not steps:
             return
@@ -76,14 +82,14 @@ class _Reader:
 def oracle_words(
     scene: Scene | Grammar, words: Sequence[str], hidden: Sequence[int]
 ) -> list[str]:
-    """Returns the likeliest word at each hidden position, given all the others.
+    """Returns the most probable word at each hidden position, given all visible words.
 
-    `words` may hold anything at hidden positions. Ties go to the word first in the
-    alphabet.
+    What `words` has at hidden positions is ignored. Of equally probable words, the
+    alphabetically first is returned.
 
     Raises:
       InputError: no caption of the scene agrees with the visible words, or a hidden
-        position lies outside of the caption.
+        position is outside the caption.
     """
     grammar = scene if isinstance(scene, Grammar) else Grammar(scene)
     reader = _Reader(words, hidden)
@@ -108,14 +114,14 @@ def oracle_words(
 def oracle_match(
     scene: Scene | Grammar, words: Sequence[str], hidden: Sequence[int] = ()
 ) -> bool:
-    """Says whether a caption, some words perhaps hidden, could be the scene's."""
+    """Returns whether the scene has a caption that agrees with the visible words."""
     grammar = scene if isinstance(scene, Grammar) else Grammar(scene)
     reader = _Reader(words, hidden)
     return any(reader.forward(slots) for _, slots in grammar.derivations())
 
 
 def oracle_likelihood(scene: Scene | Grammar, words: Sequence[str]) -> float:
-    """Returns the probability that a caption drawn of the scene is this one."""
+    """Returns the probability of a caption, given the scene."""
     grammar = scene if isinstance(scene, Grammar) else Grammar(scene)
     reader, total = _Reader(words, ()), 0.0
     for weight, slots in grammar.derivations():
@@ -125,10 +131,9 @@ def oracle_likelihood(scene: Scene | Grammar, words: Sequence[str]) -> float:
 
 
 class SceneOracle:
-    """The questions about one scene, its grammar built once."""
+    """The oracle of one scene, whose grammar is built once."""
 
     def __init__(self, scene: Scene):
-        """Reads the scene graph."""
         self._grammar = Grammar(scene)
 
     def words(self, words: Sequence[str], hidden: Sequence[int]) -> list[str]:

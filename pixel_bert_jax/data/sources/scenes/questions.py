@@ -1,8 +1,7 @@
-"""Questions about a scene, in the manner of VQA: ten human answers, types, balance.
+"""Questions about a scene in the style of VQA: ten answers each, types, balance.
 
-What is asked depends on the answer as little as can be: the asked attribute is uniform,
-and yes, no and numbers are drawn before what they are the answer to. So a question
-alone tells little, and a picture alone nothing.
+A question says little about its answer: the attributes of objects are uniform, and
+"yes", "no" and numbers are sampled before the question that they answer.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pixel_bert_jax.data.sources.scenes.text import relation
-from pixel_bert_jax.data.sources.scenes.words import NUMBERS, PLURALS
+from pixel_bert_jax.data.sources.scenes.text import relation, say
+from pixel_bert_jax.data.sources.scenes.words import NUMBERS
 from pixel_bert_jax.data.sources.scenes.world import (
     COLOURS,
     SHAPES,
@@ -32,38 +31,37 @@ ANSWERS: tuple[str, ...] = (*COLOURS, *SHAPES, *SIZES, *TEXTURES, *COUNTS, "yes"
 """Every answer, in the order of the classes."""
 
 PEOPLE = 10
-# How many of the ten say what is so, and how often.
+# Number of people who give the correct answer -> probability.
 AGREEMENT = {10: 0.7, 9: 0.2, 8: 0.1}
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
-# Attributes that a phrase may name; what is said without a shape is an "object".
+# Attributes that a phrase may name.
 PHRASES = (
     *(("colour",), ("shape",), ("colour", "shape"), ("size", "shape")),
     *(("texture", "shape"), ("size", "colour"), ("colour", "texture")),
 )
-# What is told of an object that is asked about, in addition to which the asked
-# attribute is left out.
+# Attributes that may identify the object of a question about another attribute.
 REFERENCES = (
     *(("shape",), ("colour",), ("colour", "shape"), ("size", "shape")),
     *(("texture", "shape"), ("size", "colour"), ("colour", "texture")),
     *(("size", "colour", "shape"), ("colour", "texture", "shape")),
     ("size", "texture", "shape"),
 )
-TRIES = 50  # draws of what is asked about before another question is drawn
-EVERYTHING = 8  # one in so many phrases of a number question is all objects
+TRIES = 50  # attempts to find a phrase before another question is sampled
+EVERYTHING = 8  # one in this many "how many" questions counts all objects
 
 Phrase = dict[str, str]  # some of NAMES -> value
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One question and what a reader of the scene answers.
+    """A question with its correct answer.
 
     Attributes:
       text: words separated by spaces.
       answer: one of ANSWERS.
-      kind: question type, as VQA has them.
-      alternatives: answers of the same kind.
+      kind: VQA's "question_type", such as "how many".
+      alternatives: all answers of the same kind.
     """
 
     text: str
@@ -80,63 +78,60 @@ class Question:
 
 
 def value(thing: SceneObject, name: str) -> str:
-    """Returns an attribute of an object."""
-    return dict(zip(NAMES, thing.attributes(), strict=True))[name]
+    """Returns the attribute of an object that one of NAMES names."""
+    return getattr(thing, name)
 
 
 def fits(thing: SceneObject, phrase: Phrase) -> bool:
-    """Says whether an object is what a phrase names."""
+    """Returns whether a phrase describes an object."""
     return all(value(thing, name) == wanted for name, wanted in phrase.items())
 
 
 def count(things: Iterable[SceneObject], phrase: Phrase) -> int:
-    """Returns how many objects are what a phrase names."""
+    """Returns how many objects a phrase describes."""
     return sum(fits(thing, phrase) for thing in things)
 
 
-def say(phrase: Phrase, plural: bool = False) -> str:
-    """Returns a phrase in words, without an article."""
-    noun = phrase.get("shape", "object")
-    adjectives = [phrase[n] for n in ("size", "colour", "texture") if n in phrase]
-    return " ".join([*adjectives, PLURALS[noun] if plural else noun])
-
-
 class Draw:
-    """Uniform choices from one generator."""
+    """Random choices from one generator."""
 
     def __init__(self, generator: np.random.Generator):
-        """Keeps the generator."""
         self._generator = generator
 
     def of(self, options: Sequence[Any]) -> Any:
-        """Returns one of the options."""
+        """Returns one of the options, all equally probable."""
         return options[int(self._generator.integers(len(options)))]
 
     def weighted(self, options: dict[Any, float]) -> Any:
-        """Returns a key, as likely as its value says; values sum to 1."""
+        """Returns a key of {key: probability}."""
         places = np.cumsum(list(options.values()))
         place = int(np.searchsorted(places, self._generator.random(), side="right"))
         return list(options)[min(place, len(options) - 1)]
 
     def phrase(self, things: Sequence[SceneObject], absent: bool = False) -> Phrase:
-        """Returns a phrase of one object, or one with an attribute that is another's.
+        """Returns a phrase that describes one of the objects.
 
         Args:
-          things: of the scene.
-          absent: change one attribute, so that perhaps nothing fits.
+          things: the scene's objects.
+          absent: change one attribute, so that the phrase may describe no object.
         """
         thing, names = self.of(things), self.of(PHRASES)
         phrase = {name: value(thing, name) for name in names}
         if absent:
             name = self.of(names)
-            others = [v for v in VALUES[name] if v != phrase[name]]
-            phrase[name] = self.of(others)
+            phrase[name] = self.of([v for v in VALUES[name] if v != phrase[name]])
         return phrase
 
     def reference(
         self, things: Sequence[SceneObject], thing: SceneObject, without: str = ""
     ) -> Phrase | None:
-        """Returns a phrase that fits this object alone, None if there is none."""
+        """Returns a phrase that describes only this object, None if there is none.
+
+        Args:
+          things: the scene's objects.
+          thing: one of them.
+          without: attribute that the phrase must not name.
+        """
         found = []
         for names in REFERENCES:
             if without not in names:
@@ -197,7 +192,6 @@ def _relation(scene: Scene, draw: Draw) -> Question | None:
     return Question(text, answer, "is the", ("yes", "no"))
 
 
-# kind: (weight, how it is drawn)
 _colour = _attribute(
     "colour", "what color", ("what color is the {} ?", "which color has the {} ?")
 )
@@ -211,7 +205,7 @@ _texture = _attribute(
     ("what texture has the {} ?", "which pattern does the {} show ?"),
 )
 
-# How a question is drawn -> how often.
+# Function that samples a question, or fails with None -> its probability.
 TEMPLATES: dict[Callable[[Scene, Draw], Question | None], float] = {
     _colour: 0.25,
     _shape: 0.2,
@@ -224,7 +218,7 @@ TEMPLATES: dict[Callable[[Scene, Draw], Question | None], float] = {
 
 
 def draw_question(scene: Scene, generator: np.random.Generator) -> Question:
-    """Draws one question about a scene."""
+    """Samples a question about a scene."""
     draw = Draw(generator)
     while True:
         ask = draw.weighted(TEMPLATES)
@@ -233,7 +227,7 @@ def draw_question(scene: Scene, generator: np.random.Generator) -> Question:
 
 
 def human_answers(question: Question, generator: np.random.Generator) -> list[str]:
-    """Returns what ten people answer, of whom most are right."""
+    """Samples the answers of ten people, most of which are correct."""
     draw = Draw(generator)
     right = draw.weighted(AGREEMENT)
     others = [a for a in question.alternatives if a != question.answer]

@@ -1,7 +1,8 @@
 """Draws a scene: muted background, textured objects, lighting, noise.
 
-Each object touches only its own patch, and edges are antialiased by their distance to
-the pixel's centre instead of by supersampling: an image takes about a millisecond.
+An image takes about a millisecond: each object changes only the pixels around it, and
+its edges are antialiased by the distance from the pixel's centre to the outline instead
+of by supersampling.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ PALETTE = {
     "purple": (140, 55, 190),
     "white": (245, 245, 245),
 }
-_DARK = 0.28  # stripes and dots are the object's colour times this
-_RIM = 0.2  # pixels along the outline that stay plain, so that the shape shows
+_DARK = 0.28  # brightness of stripes and dots relative to the object's colour
+_RIM = 0.2  # width in pixels of an untextured rim, which keeps the shape recognisable
 
-# Texture periods as a share of the diameter, and the least in pixels that an eye (or a
-# CNN) still separates.
+# Period of a texture as a fraction of the diameter, and the least period in pixels at
+# which it can still be recognised.
 _STRIPE_PERIOD, _MIN_STRIPE_PERIOD = 0.30, 4.6
 _DOT_PERIOD, _MIN_DOT_PERIOD = 0.30, 5.0
-_DOT_RADIUS = 0.31  # share of the dots' period
+_DOT_RADIUS = 0.31  # as a fraction of the period
 
 
 def render(scene: Scene, generator: np.random.Generator) -> np.ndarray:
-    """Returns the picture of a scene, uint8 RGB [height, width, 3]."""
+    """Returns the image of a scene, uint8 RGB [height, width, 3]."""
     drawn = generator.random(16 + 3 * len(scene.objects)).tolist()
     image = _background(scene.height, scene.width, drawn[:9])
     for index, thing in enumerate(scene.objects):
@@ -46,13 +47,14 @@ def render(scene: Scene, generator: np.random.Generator) -> np.ndarray:
 
 
 def _ramp(height: int, width: int, angle: float) -> np.ndarray:
-    """Returns [height, width] from about -1 to 1 along a direction (radians)."""
+    """Returns a ramp [height, width] along a direction in radians, 0 at the centre."""
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     return math.cos(angle) * x + math.sin(angle) * y
 
 
 def _muted(drawn: list[float]) -> np.ndarray:
+    """Returns a colour of low saturation, float32 [3]."""
     value = 70 + 75 * drawn[0]
     hue = 2 * math.pi * drawn[1]
     tint = [math.cos(hue + shift) for shift in (0, 2 * math.pi / 3, 4 * math.pi / 3)]
@@ -60,7 +62,7 @@ def _muted(drawn: list[float]) -> np.ndarray:
 
 
 def _background(height: int, width: int, drawn: list[float]) -> np.ndarray:
-    """Two muted colours in soft waves, float32 [height, width, 3]."""
+    """Returns waves between two muted colours, float32 [height, width, 3]."""
     first, second = _muted(drawn[0:2]), _muted(drawn[2:4])
     second *= first.mean() / second.mean() * (0.8 + 0.4 * drawn[4])
     wave = _ramp(height, width, 2 * math.pi * drawn[5]) * (1 + 6 * drawn[6])
@@ -69,7 +71,7 @@ def _background(height: int, width: int, drawn: list[float]) -> np.ndarray:
 
 
 def _light(height: int, width: int, drawn: list[float]) -> np.ndarray:
-    """Gain with a soft gradient and a slight tint, float32 [height, width, 3]."""
+    """Returns a gain with a gradient and a tint, float32 [height, width, 3]."""
     gain = 0.75 + 0.35 * drawn[0]
     slope = 0.15 * drawn[1]
     warmth = np.array([1, 0, -1], np.float32) * 0.06 * (2 * drawn[3] - 1)
@@ -80,21 +82,21 @@ def _light(height: int, width: int, drawn: list[float]) -> np.ndarray:
 def _noise(
     generator: np.random.Generator, shape: tuple[int, ...], deviation: float
 ) -> np.ndarray:
-    """Triangular noise from sums of two random bytes, much quicker than normals."""
+    """Returns noise of a triangular distribution, much faster than a normal one."""
     raw = generator.integers(0, 256, size=(2, *shape), dtype=np.uint8)
     total = raw.sum(0, dtype=np.int16).astype(np.float32)
-    # Two uniform bytes: mean 255, deviation sqrt(2 (256^2 - 1) / 12).
+    # The sum has mean 255 and standard deviation sqrt(2 (256^2 - 1) / 12) = 104.5.
     return (total - 255) * np.float32(deviation / 104.5)
 
 
 def _paint(image: np.ndarray, thing: SceneObject, drawn: list[float]) -> None:
-    """Lays one object over the image in place."""
+    """Draws an object over the image, in place."""
     height, width, _ = image.shape
     top = max(0, math.floor(thing.y - thing.radius - 1))
     left = max(0, math.floor(thing.x - thing.radius - 1))
     bottom = min(height, math.ceil(thing.y + thing.radius + 1))
     right = min(width, math.ceil(thing.x + thing.radius + 1))
-    # Pixel centres lie at halves.
+    # The centre of pixel n is at n + 0.5.
     dy = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - thing.y)
     dx = np.arange(left, right, dtype=np.float32)[None, :] + np.float32(0.5 - thing.x)
     x, y = shapes.to_unit(dx, dy, thing.radius, thing.angle)
@@ -112,7 +114,7 @@ def _paint(image: np.ndarray, thing: SceneObject, drawn: list[float]) -> None:
 def _texture(
     thing: SceneObject, dx: np.ndarray, dy: np.ndarray, drawn: list[float]
 ) -> np.ndarray:
-    """Returns the share of dark paint [h, w] of a striped or dotted object."""
+    """Returns how dark a striped or dotted object is, [h, w] from 0 to 1."""
     angle = math.pi * drawn[0]
     u, v = shapes.to_unit(dx, dy, 1.0, angle)
     if thing.texture == "striped":

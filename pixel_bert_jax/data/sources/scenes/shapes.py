@@ -1,8 +1,8 @@
-"""The six shapes as distance functions in unit coordinates (radius 1 around).
+"""The six shapes as signed distance functions, with a bounding circle of radius 1.
 
-Negative inside, about the distance to the outline near it, so that one formula serves
-both the antialiased edge of a drawing and the test of what an object hides. x to the
-right, y down.
+Negative inside, and approximately the distance near the outline: the same function
+antialiases the edges of an object and tests which points it covers. x points right, y
+down.
 """
 
 from __future__ import annotations
@@ -37,10 +37,8 @@ def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     angle = np.arctan2(x, -y)
     folded = np.abs(angle - sector * np.rint(angle / sector))
     radius = np.sqrt(x * x + y * y)
-    across, along = (
-        _STAR_INNER * math.sin(sector / 2),
-        1 - _STAR_INNER * math.cos(sector / 2),
-    )
+    across = _STAR_INNER * math.sin(sector / 2)
+    along = 1 - _STAR_INNER * math.cos(sector / 2)
     norm = math.hypot(across, along)
     inward = radius * np.cos(folded) - 1
     return (inward * across + radius * np.sin(folded) * along) / norm
@@ -68,21 +66,21 @@ _DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns the signed distance of unit points [...] to a shape's outline."""
+    """Returns the signed distance [...] of points in unit coordinates to an outline."""
     return _DISTANCES[shape](x, y)
 
 
 def to_unit(
     dx: np.ndarray, dy: np.ndarray, radius: float, angle: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turns pixel offsets from an object's centre into its unit coordinates."""
+    """Maps offsets in pixels from an object's centre to its unit coordinates."""
     cos, sin = math.cos(angle) / radius, math.sin(angle) / radius
     return cos * dx + sin * dy, cos * dy - sin * dx
 
 
 @functools.cache
 def interior_points(shape: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns x [n], y [n] of an even grid of unit points inside a shape."""
+    """Returns x [n] and y [n] of a regular grid of points inside a shape."""
     line = (np.arange(24) + 0.5) / 12 - 1
     x, y = (axis.ravel() for axis in np.meshgrid(line, line))
     inside = distance(shape, x, y) < 0

@@ -1,9 +1,7 @@
-"""The embedded data set: rendered scenes with captions, made on the fly from a seed.
+"""Rendered scenes with captions, as a source.
 
-Scene number n of (split, seed) is a pure function of these three: nothing is stored,
-and a larger `num_scenes` extends a smaller one. What a scene is: `world`; its
-pixels: `render`; its captions: `text`; the ceiling of every figure: `oracle`; the
-vocabulary: `words`.
+A scene is a pure function of (split, seed, number): nothing is stored, and a larger
+`num_scenes` extends a smaller one.
 """
 
 from __future__ import annotations
@@ -22,18 +20,14 @@ from pixel_bert_jax.data.sources.scenes.words import WORD_CLASSES
 from pixel_bert_jax.data.sources.scenes.world import SPLITS, Scene, draw_scene
 from pixel_bert_jax.types import InputError, nearest
 
-# A change of anything that alters a scene, a picture or a caption raises this, so that
+# To be increased by any change of the scenes, their pixels or their captions, so that
 # an index of an earlier version is not reused.
 VERSION = 1
 
 # Independent random streams of one scene.
-_LAYOUT, _PICTURE, _CAPTIONS = range(3)
+_LAYOUT, _PIXELS, _CAPTIONS = range(3)
 
-_DEFAULTS = {
-    "seed": 0,
-    "train_scenes": 20_000,
-    "evaluate_scenes": 1_000,
-}
+_DEFAULTS = {"seed": 0, "train_scenes": 20_000, "evaluate_scenes": 1_000}
 _OPTIONS = {"captions_per_scene": 5}
 
 
@@ -50,10 +44,10 @@ class ScenesSource(base.Source):
         captions_per_scene: int = _OPTIONS["captions_per_scene"],
         name: str = "scenes",
     ):
-        """Checks the options; nothing is generated yet.
+        """Checks the options.
 
         Raises:
-          InputError: an unknown split or an option outside of its range.
+          InputError: an unknown split or an option out of range.
         """
         if split not in SPLITS:
             raise InputError(
@@ -86,34 +80,34 @@ class ScenesSource(base.Source):
         return self.num_scenes
 
     def scene(self, number: int) -> Scene:
-        """Returns the objects of one scene, which the oracle reads."""
+        """Returns a scene, without its pixels."""
         return draw_scene(self.generator(number, _LAYOUT), self.split)
 
     def captions(self, number: int, scene: Scene | None = None) -> list[str]:
-        """Returns the different captions of a scene, words separated by spaces."""
+        """Returns the distinct captions of a scene, words separated by spaces."""
         scene = self.scene(number) if scene is None else scene
         generator = self.generator(number, _CAPTIONS)
         drawn = draw_captions(scene, self.captions_per_scene, generator)
         return [" ".join(words) for words in drawn]
 
     def oracle(self, number: int) -> SceneOracle:
-        """Returns what can be known of a scene's captions: the ceiling of figures."""
+        """Returns the oracle of a scene: the ceiling of metrics of its captions."""
         return SceneOracle(self.scene(number))
 
     def images(self) -> Iterator[base.ImageRecord]:
-        """Yields every scene's record, in the order of their numbers."""
+        """Yields the record of every scene, in ascending order of the numbers."""
         for number in range(self.num_scenes):
             scene = self.scene(number)
             yield base.ImageRecord(str(number), number, scene.height, scene.width)
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Yields (image key, caption), in the order of the scenes' numbers."""
+        """Yields (image key, caption), in ascending order of the scenes' numbers."""
         for number in range(self.num_scenes):
             for caption in self.captions(number):
                 yield str(number), caption
 
     def read(self, key: str) -> np.ndarray:
-        """Returns the picture of a scene, uint8 RGB [height, width, 3].
+        """Returns the image of a scene, uint8 RGB [height, width, 3].
 
         Raises:
           InputError: the key is not the number of a scene.
@@ -124,16 +118,16 @@ class ScenesSource(base.Source):
                 f"{self.num_scenes - 1}; received {key!r}."
             )
         number = int(key)
-        return render(self.scene(number), self.generator(number, _PICTURE))
+        return render(self.scene(number), self.generator(number, _PIXELS))
 
     def generator(self, number: int, stream: int) -> np.random.Generator:
-        """Returns the randomness of one stream of one scene."""
+        """Returns the generator of one random stream of a scene."""
         entropy = (self.seed, SPLITS.index(self.split), number, stream)
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 
 def check_range(what: str, value: Any, low: int, high: int) -> None:
-    """Raises InputError unless an option is a whole number from low to high."""
+    """Raises InputError unless an option is an integer from `low` to `high`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or not low <= value <= high:
         raise InputError(
@@ -149,10 +143,10 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> ScenesSou
       config: fields seed, train_scenes, evaluate_scenes, captions_per_scene and name,
         all optional.
       split: "train" or "evaluate".
-      root: not used, nothing is read.
+      root: not used.
 
     Raises:
-      InputError: an unknown field or split, or a value outside of its range.
+      InputError: an unknown field or split, or a value out of range.
     """
     del root
     return make(ScenesSource, _OPTIONS, config, split)
@@ -161,11 +155,11 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> ScenesSou
 def make(
     kind: type, options: Mapping[str, int], config: Mapping[str, Any], split: str
 ) -> Any:
-    """Makes a source of scenes of some kind; see `build`.
+    """Makes a source of rendered scenes; see `build`.
 
     Args:
-      kind: ScenesSource or what derives from it.
-      options: its own options with their defaults.
+      kind: ScenesSource or a subclass.
+      options: default values of the options that only this class has.
       config: one element of `config.data.corpora`.
       split: "train" or "evaluate".
     """
@@ -174,7 +168,7 @@ def make(
     return kind(
         split=split,
         seed=values["seed"],
-        # Whatever it is of an unknown split, that is refused by its name.
+        # With the default, an unknown split reaches `kind`, which rejects it.
         num_scenes=values.get(f"{split}_scenes", _DEFAULTS["evaluate_scenes"]),
         **{name: values[name] for name in options},
         name=config.get("name") or "scenes",

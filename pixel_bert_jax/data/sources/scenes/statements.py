@@ -1,7 +1,7 @@
-"""Statements about two scenes, true or false, in the manner of NLVR2.
+"""True or false statements about two scenes, in the style of NLVR2.
 
-As NLVR2 was collected (Suhr et al., arXiv 1811.00491): a sentence comes with four pairs
-of images and is true of exactly two. So the sentence alone tells nothing at all.
+As in the collection of NLVR2 (Suhr et al., arXiv 1811.00491), a sentence is written for
+four pairs of images and is true of exactly two, so it cannot be judged without them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pixel_bert_jax.data.sources.scenes.questions import Draw, Phrase, count, sa
 from pixel_bert_jax.data.sources.scenes.words import NUMBERS
 from pixel_bert_jax.data.sources.scenes.world import Scene
 
-PAIRS = 4  # of a sentence
+PAIRS = 4  # for each sentence
 TRUE_PAIRS = 2
+SIDES = ("left", "right")
 Pair = tuple[Scene, Scene]
 Statement = tuple[str, Callable[[Pair], bool]]
 
@@ -32,9 +33,9 @@ def _phrase(draw: Draw, pairs: Sequence[Pair]) -> Phrase:
 
 def _one_side(draw: Draw, pairs: Sequence[Pair]) -> Statement:
     side, phrase = draw.of((0, 1)), _phrase(draw, pairs)
-    where = ("left", "right")[side]
     wording = draw.of(("the {} image shows a {}", "the {} picture contains a {}"))
-    return wording.format(where, say(phrase)), lambda pair: _has(pair[side], phrase)
+    text = wording.format(SIDES[side], say(phrase))
+    return text, lambda pair: _has(pair[side], phrase)
 
 
 def _both(draw: Draw, pairs: Sequence[Pair]) -> Statement:
@@ -71,14 +72,13 @@ def _total(draw: Draw, pairs: Sequence[Pair]) -> Statement:
 def _more(draw: Draw, pairs: Sequence[Pair]) -> Statement:
     phrase = draw.of(({}, _phrase(draw, pairs)))
     first = draw.of((0, 1))
-    sides = ("left", "right")
     wording = draw.of(
         (
             "the {} image has more {} than the {} image",
             "there are more {1} in the {0} picture than in the {2} picture",
         )
     )
-    text = wording.format(sides[first], say(phrase, plural=True), sides[1 - first])
+    text = wording.format(SIDES[first], say(phrase, plural=True), SIDES[1 - first])
 
     def holds(pair: Pair) -> bool:
         one, other = (count(pair[n].objects, phrase) for n in (first, 1 - first))
@@ -100,6 +100,7 @@ def _one_and_other(draw: Draw, pairs: Sequence[Pair]) -> Statement:
     return text, holds
 
 
+# Function that samples a statement -> its probability.
 TEMPLATES: dict[Callable[[Draw, Sequence[Pair]], Statement], float] = {
     _one_side: 0.3,
     _both: 0.15,
@@ -114,10 +115,10 @@ TEMPLATES: dict[Callable[[Draw, Sequence[Pair]], Statement], float] = {
 def draw_statement(
     pairs: Sequence[Pair], generator: np.random.Generator
 ) -> tuple[str, list[bool]]:
-    """Draws a sentence that is true of exactly two of four pairs.
+    """Samples a sentence that is true of exactly two of four pairs.
 
     Args:
-      pairs: the four pairs of scenes, (left, right) each.
+      pairs: the four pairs (left scene, right scene).
       generator: source of randomness.
 
     Returns:

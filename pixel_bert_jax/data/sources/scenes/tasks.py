@@ -1,6 +1,6 @@
 """Questions and two-image statements about rendered scenes, as sources.
 
-Both are pure functions of (split, seed, number), as the scenes are. Their annotations
+Like the scenes, both are pure functions of (split, seed, number). Their annotations
 have the fields of the official files of VQA 2.0 and NLVR2.
 """
 
@@ -18,15 +18,15 @@ from pixel_bert_jax.data.sources.scenes.questions import (
 from pixel_bert_jax.data.sources.scenes.source import ScenesSource, check_range, make
 from pixel_bert_jax.data.sources.scenes.statements import PAIRS, draw_statement
 
-# Random streams of a scene beside those of `source.py`.
+# Random streams of a scene in addition to those of `source.py`.
 _QUESTIONS, _STATEMENTS = 3, 4
 VERSION = 1
-IDS_A_SCENE = 1000  # as VQA: question id = image id x 1000 + number
+IDS_A_SCENE = 1000  # as in VQA: question id = image id x 1000 + number
 SCENES_A_SET = 2 * PAIRS
 
 
 class ScenesQuestions(ScenesSource):
-    """Questions with ten human answers each, `questions_per_scene` a scene."""
+    """Questions with ten answers each, `questions_per_scene` for every scene."""
 
     annotated = True
     word_classes: Mapping[str, frozenset[str]] = {}
@@ -42,7 +42,7 @@ class ScenesQuestions(ScenesSource):
         }
 
     def questions(self, number: int) -> list[tuple[Question, list[str]]]:
-        """Returns the different questions of a scene with what ten people answer."""
+        """Returns the distinct questions of a scene, each with ten answers."""
         generator = self.generator(number, _QUESTIONS)
         scene, found = self.scene(number), {}
         while len(found) < self.questions_per_scene:
@@ -52,7 +52,7 @@ class ScenesQuestions(ScenesSource):
         return list(found.values())
 
     def texts(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Yields (image key, question, annotation as in VQA's files)."""
+        """Yields (image key, question, annotation with the fields of VQA 2.0)."""
         for number in range(self.num_scenes):
             for n, (question, answers) in enumerate(self.questions(number)):
                 annotation = {
@@ -70,10 +70,10 @@ class ScenesQuestions(ScenesSource):
 
 
 class ScenesStatements(ScenesSource):
-    """Statements about pairs of scenes, each made for four pairs.
+    """Statements about pairs of scenes, in sets of eight scenes.
 
-    Eight scenes are a set of four pairs; a sentence of a set is true of two of them.
-    Scenes that do not fill a set have no statement.
+    A set has four pairs, and each of its sentences is true of exactly two of them. The
+    scenes of an incomplete last set have no statement.
     """
 
     annotated = True
@@ -92,7 +92,7 @@ class ScenesStatements(ScenesSource):
         }
 
     def statements(self, number: int) -> list[tuple[str, list[bool]]]:
-        """Returns the different sentences of a set with their truth for each pair."""
+        """Returns the distinct sentences of a set, each with a label for every pair."""
         first = number * SCENES_A_SET
         scenes = [self.scene(first + n) for n in range(SCENES_A_SET)]
         pairs = list(zip(scenes[::2], scenes[1::2], strict=True))
@@ -103,7 +103,7 @@ class ScenesStatements(ScenesSource):
         return list(found.items())
 
     def texts(self) -> Iterator[tuple[tuple[str, str], str, dict[str, Any]]]:
-        """Yields ((left key, right key), sentence, annotation as in NLVR2's files)."""
+        """Yields ((left key, right key), sentence, annotation as in NLVR2)."""
         split = {"train": "train", "evaluate": "dev"}[self.split]
         for number in range(self.num_scenes // SCENES_A_SET):
             for s, (text, labels) in enumerate(self.statements(number)):
@@ -122,17 +122,7 @@ class ScenesStatements(ScenesSource):
 def build_questions(
     config: Mapping[str, Any], split: str, root: Path | None
 ) -> ScenesQuestions:
-    """Makes the source from one element of `config.data.corpora`.
-
-    Args:
-      config: fields seed, train_scenes, evaluate_scenes, questions_per_scene and name,
-        all optional.
-      split: "train" or "evaluate".
-      root: not used, nothing is read.
-
-    Raises:
-      InputError: an unknown field or split, or a value outside of its range.
-    """
+    """Makes the source; as `scenes.build`, but with the field questions_per_scene."""
     del root
     return make(ScenesQuestions, {"questions_per_scene": 3}, config, split)
 
@@ -140,6 +130,6 @@ def build_questions(
 def build_statements(
     config: Mapping[str, Any], split: str, root: Path | None
 ) -> ScenesStatements:
-    """Makes the source; as `build_questions`, with the field statements_per_set."""
+    """Makes the source; as `scenes.build`, but with the field statements_per_set."""
     del root
     return make(ScenesStatements, {"statements_per_set": 4}, config, split)

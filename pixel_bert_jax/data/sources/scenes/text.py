@@ -1,9 +1,9 @@
-"""The captions of a scene as one weighted grammar that both draw and oracle read.
+"""The captions of a scene as a weighted grammar, which is sampled and read by `oracle`.
 
-A caption is a template (weights below, over those the scene offers), a binding of its
-objects (uniform), and one alternative for each slot (independent). `Grammar` lists
-exactly that, so what `draw_captions` produces and what `oracle` believes cannot
-differ. A number means exactly so many: "two plain objects" is false of three.
+A caption is sampled in three steps: a template (weighted, among those that apply to the
+scene), a binding of the template to objects (uniform), and an alternative for each slot
+(weighted, independent). A number means exactly that many: "two plain objects" is false
+of three.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -27,7 +27,7 @@ Words = tuple[str, ...]
 
 
 class Choice:
-    """One slot: alternative word sequences with probabilities."""
+    """A slot: alternative sequences of words with their probabilities."""
 
     __slots__ = ("_cumulative", "alternatives", "weights")
 
@@ -38,32 +38,15 @@ class Choice:
         self._cumulative = list(itertools.accumulate(self.weights))[:-1]
 
     def pick(self, uniform: float) -> Words:
-        """Returns the alternative at a number in [0, 1)."""
+        """Returns an alternative, sampled by inversion of `uniform` in [0, 1)."""
         return self.alternatives[bisect.bisect_right(self._cumulative, uniform)]
 
 
 Slots = tuple[Choice, ...]
 
-_SINGULAR_INTRO = Choice(
-    {
-        "": 4,
-        "there is": 3,
-        "here is": 1,
-        "we see": 1,
-        "a picture of": 1,
-        "an image with": 1,
-    }
-)
-_PLURAL_INTRO = Choice(
-    {
-        "": 4,
-        "there are": 3,
-        "here are": 1,
-        "we see": 1,
-        "a picture of": 1,
-        "an image with": 1,
-    }
-)
+_OTHER_INTROS = {"we see": 1, "a picture of": 1, "an image with": 1}
+_SINGULAR_INTRO = Choice({"": 4, "there is": 3, "here is": 1} | _OTHER_INTROS)
+_PLURAL_INTRO = Choice({"": 4, "there are": 3, "here are": 1} | _OTHER_INTROS)
 _SHORT_INTRO = Choice({"": 5, "there is": 3, "we see": 1})
 
 _RELATION_WORDS = {
@@ -79,10 +62,8 @@ _SHORT_RELATION_WORDS = {
     "below": Choice({"below": 1}),
 }
 
-# Which attributes a phrase names and how often, in the order in which they are said;
-# without a shape it says "object". Most name two or more, so that a caption is rarely
-# true of another scene. The colour stands between size and texture: which of the two a
-# masked word is then shows from its side of the colour.
+# Attributes that a phrase names -> weight. Most name two or more, so that a caption is
+# rarely true of another scene.
 _FULL = {
     ("colour", "shape"): 30,
     ("size", "shape"): 6,
@@ -105,7 +86,7 @@ _SHORT = {
     ("shape",): 5,
     ("colour",): 5,
 }
-# Size words would answer a comparison without the picture.
+# For comparisons, which size words would answer without the image.
 _SIZELESS = {
     ("colour", "shape"): 60,
     ("colour", "texture", "shape"): 25,
@@ -119,20 +100,36 @@ _GROUPS = (
 )
 
 
-def _noun_phrase(attributes: dict[str, str], names: Words, plural: bool) -> str:
-    noun = attributes["shape"] if "shape" in names else "object"
-    adjectives = [attributes[name] for name in names if name != "shape"]
+_STYLES = {"full": _FULL, "short": _SHORT, "sizeless": _SIZELESS}
+
+
+def say(attributes: Mapping[str, str], plural: bool = False) -> str:
+    """Returns a noun phrase without an article; without a shape it says "object".
+
+    Args:
+      attributes: some of "colour", "shape", "size" and "texture" -> value.
+      plural: whether the noun is in the plural.
+    """
+    noun = attributes.get("shape", "object")
+    # The colour is in the middle, so that which side of it a masked word is on tells
+    # a size from a texture.
+    order = ("size", "colour", "texture")
+    adjectives = [attributes[name] for name in order if name in attributes]
     return " ".join([*adjectives, PLURALS[noun] if plural else noun])
 
 
+def _named(attributes: tuple[str, ...], names: Words) -> dict[str, str]:
+    """Returns the attributes with these names, of `SceneObject.attributes()`."""
+    found = dict(zip(("colour", "shape", "size", "texture"), attributes, strict=True))
+    return {name: found[name] for name in names}
+
+
 @functools.cache
-def _phrase(colour: str, shape: str, size: str, texture: str, style: str) -> Choice:
-    attributes = {"colour": colour, "shape": shape, "size": size, "texture": texture}
-    subsets = {"full": _FULL, "short": _SHORT, "sizeless": _SIZELESS}[style]
+def _phrase(attributes: tuple[str, ...], style: str) -> Choice:
     return Choice(
         {
-            "a " + _noun_phrase(attributes, names, plural=False): weight
-            for names, weight in subsets.items()
+            f"a {say(_named(attributes, names))}": weight
+            for names, weight in _STYLES[style].items()
         }
     )
 
@@ -143,7 +140,7 @@ def _literal(text: str) -> Choice:
 
 
 def relation(scene: Scene, a: SceneObject, b: SceneObject) -> list[str]:
-    """Returns what a is to b, of left, right, above, below: decidable ones only."""
+    """Returns which of left, right, above and below a is of b; see RELATION_MARGIN."""
     margin = RELATION_MARGIN * min(scene.height, scene.width)
     found = []
     if abs(a.x - b.x) > margin:
@@ -167,7 +164,7 @@ class Grammar:
         self._choice = Choice(self.templates)
 
     def bindings(self, template: str) -> list[tuple]:
-        """Returns what the template can speak of; each is equally likely."""
+        """Returns the template's bindings to objects, all equally probable."""
         if template not in self._bindings:
             self._bindings[template] = _TEMPLATES[template][1](self)
         return self._bindings[template]
@@ -184,7 +181,7 @@ class Grammar:
                 yield weight / len(bindings), self.slots(name, binding)
 
     def draw(self, uniform: Callable[[], float]) -> Words:
-        """Draws one caption with numbers in [0, 1) from `uniform`."""
+        """Samples a caption; `uniform` returns a random number in [0, 1)."""
         (name,) = self._choice.pick(uniform())
         bindings = self.bindings(name)
         slots = self.slots(name, bindings[int(uniform() * len(bindings))])
@@ -194,11 +191,11 @@ class Grammar:
 
     def phrase(self, index: int, style: str = "full") -> Choice:
         """Returns the slot that describes one object with its article."""
-        return _phrase(*self._things[index].attributes(), style)
+        return _phrase(self._things[index].attributes(), style)
 
     @functools.cached_property
     def related(self) -> list[tuple[int, str, int]]:
-        """All (object, relation, object) that hold."""
+        """All true (object, relation, object)."""
         return [
             (a, word, b)
             for a, b in itertools.permutations(range(len(self._things)), 2)
@@ -207,13 +204,11 @@ class Grammar:
 
     @functools.cached_property
     def groups(self) -> list[tuple[str, tuple[int, ...]]]:
-        """All (plural noun phrase, its objects): two or more, and no others fit it."""
+        """All (plural noun phrase, the two or more objects that it is true of)."""
         found: dict[str, list[int]] = {}
         for index, thing in enumerate(self._things):
-            names = ("colour", "shape", "size", "texture")
-            attributes = dict(zip(names, thing.attributes(), strict=True))
             for names in _GROUPS:
-                text = _noun_phrase(attributes, names, plural=True)
+                text = say(_named(thing.attributes(), names), plural=True)
                 found.setdefault(text, []).append(index)
         return [(text, tuple(who)) for text, who in found.items() if len(who) > 1]
 
@@ -221,7 +216,7 @@ class Grammar:
 def draw_captions(
     scene: Scene, count: int, generator: np.random.Generator
 ) -> list[Words]:
-    """Draws `count` different captions of a scene."""
+    """Samples `count` distinct captions of a scene."""
     grammar = Grammar(scene)
     numbers: Iterator[float] = iter(())
 
@@ -239,20 +234,13 @@ def draw_captions(
     return list(captions)
 
 
-def _pairs(grammar: Grammar) -> list[tuple]:
-    return list(itertools.permutations(range(len(grammar.scene.objects)), 2))
-
-
-def _triples(grammar: Grammar) -> list[tuple]:
-    return list(itertools.permutations(range(len(grammar.scene.objects)), 3))
-
-
-def _related(grammar: Grammar) -> list[tuple]:
-    return grammar.related
+def _tuples(grammar: Grammar, length: int) -> list[tuple]:
+    """All ordered tuples of different objects."""
+    return list(itertools.permutations(range(len(grammar.scene.objects)), length))
 
 
 def _chains(grammar: Grammar) -> list[tuple]:
-    """Two relations of one object to two others."""
+    """All (a, relation, b, relation, c) of an object a to two others."""
     starting: dict[int, list[tuple[str, int]]] = {}
     for a, word, b in grammar.related:
         starting.setdefault(a, []).append((word, b))
@@ -269,27 +257,18 @@ def _compared(grammar: Grammar) -> list[tuple]:
     ranks = [SIZES.index(thing.size) for thing in grammar.scene.objects]
     return [
         (a, "larger" if ranks[a] > ranks[b] else "smaller", b)
-        for a, b in _pairs(grammar)
+        for a, b in _tuples(grammar, 2)
         if ranks[a] != ranks[b]
     ]
 
 
-def _grouped(grammar: Grammar) -> list[tuple]:
-    return grammar.groups
-
-
 def _group_and_other(grammar: Grammar) -> list[tuple]:
-    everyone = range(len(grammar.scene.objects))
     return [
         (text, members, other)
         for text, members in grammar.groups
-        for other in everyone
+        for other in range(len(grammar.scene.objects))
         if other not in members
     ]
-
-
-def _each(grammar: Grammar) -> list[tuple]:
-    return [(index,) for index in range(len(grammar.scene.objects))]
 
 
 def _say_relation(grammar: Grammar, a: int, word: str, b: int) -> Slots:
@@ -359,18 +338,18 @@ def _say_total(grammar: Grammar, index: int) -> Slots:
 
 _COPULA = Choice({"is": 3, "": 1})
 
-# name: (weight, what it can be bound to, its slots)
+# Name -> (weight, function that lists the bindings, function that makes the slots).
 _TEMPLATES: dict[
     str,
     tuple[float, Callable[[Grammar], list[tuple]], Callable[..., Slots]],
 ] = {
-    "relation": (30, _related, _say_relation),
-    "sentence": (12, _related, _say_sentence),
+    "relation": (30, lambda grammar: grammar.related, _say_relation),
+    "sentence": (12, lambda grammar: grammar.related, _say_sentence),
     "chain": (10, _chains, _say_chain),
-    "pair": (18, _pairs, _say_pair),
-    "list": (8, _triples, _say_list),
+    "pair": (18, functools.partial(_tuples, length=2), _say_pair),
+    "list": (8, functools.partial(_tuples, length=3), _say_list),
     "comparison": (6, _compared, _say_comparison),
-    "group": (3, _grouped, _say_group),
+    "group": (3, lambda grammar: grammar.groups, _say_group),
     "group_and_other": (10, _group_and_other, _say_group_and_other),
-    "total": (3, _each, _say_total),
+    "total": (3, functools.partial(_tuples, length=1), _say_total),
 }

@@ -1,7 +1,7 @@
-"""The fixed vocabulary: captions, questions, answers and two-image statements.
+"""The fixed vocabulary of captions, questions, answers and two-image statements.
 
-Every word is one token. Checkpoints depend on the list's content and order: do not
-change it. Words that no caption uses serve the tasks that build on the same scenes.
+Every word is one token. Checkpoints depend on the content and the order of `WORDS`: do
+not change it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NUMBERS = (
     *("six", "seven", "eight", "nine", "ten"),
 )
 
-# Relation words as masked words count them: each stands for the whole relation.
+# For the metric of masked relations: the one word that decides each relation.
 RELATIONS = ("left", "right", "above", "below", "larger", "smaller")
 
 WORD_CLASSES: Mapping[str, frozenset[str]] = {
@@ -64,7 +64,7 @@ _OTHERS = (
     "top", "bottom", "middle", "corner", "edge", "side", "row", "upper", "lower",
     "leftmost", "rightmost", "highest", "lowest", "background", "closer", "higher",
     "position",
-    # pictures
+    # images
     "picture", "pictures", "image", "images", "photo", "photos", "scene", "scenes",
     # things and properties
     "thing", "things", "colour", "colours", "color", "colors", "shape", "shapes",

@@ -1,14 +1,15 @@
-"""What a rendered scene is made of and how one is drawn: all but pixels and words.
+"""The contents of a rendered scene and how they are sampled.
 
-A scene is two to five objects with independent, uniform attributes. Two things are held
-out of training whatever the seed: 24 of the 144 (colour, shape, texture) triples, and
-one in eight of all collections of objects, the only ones an evaluation split shows.
+A scene has two to five objects with independent, uniform attributes. With any seed,
+training never shows 24 of the 144 (colour, shape, texture) triples, nor one in eight of
+all collections of objects. An evaluation split shows only those collections.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 
 import numpy as np
@@ -20,32 +21,33 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 SIZES = ("small", "medium", "large")
 TEXTURES = ("plain", "striped", "dotted")
 
-# Diameter of the bounding circle as a share of the image's shorter side. The gaps make
-# a size word decidable from the pixels.
+# Diameter of the bounding circle as a fraction of the image's shorter side. The gaps
+# between the ranges make the size decidable from the pixels.
 DIAMETERS = {"small": (0.15, 0.20), "medium": (0.24, 0.29), "large": (0.33, 0.40)}
 
 # (height, width): landscape, portrait, square.
 FRAMES = ((96, 112), (112, 96), (96, 96))
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 5
-MIN_VISIBLE = 0.5  # share of each object's area that nothing in front covers
+MIN_VISIBLE = 0.5  # fraction of each object's area that is not covered
 MAX_ROTATION = math.radians(15)
 
-# Centres closer than this share of the shorter side on an axis are neither left nor
-# right (above nor below) of each other.
+# Two objects have no relation along an axis (left or right, above or below) if their
+# centres are closer than this fraction of the shorter side.
 RELATION_MARGIN = 0.12
 
-# Bounding circles may overlap by a fifth; MIN_VISIBLE is checked on the shapes.
+# Least distance of two centres as a fraction of the sum of their radii; MIN_VISIBLE is
+# checked on the shapes.
 _SEPARATION = 0.8
-_LAYOUTS_A_BLOCK = 32
-_EVALUATION_SHARE = 32 / 256  # of the hash byte's values
+_LAYOUTS_PER_BLOCK = 32  # sampled in one vectorised draw
+_EVALUATION_SHARE = 32 / 256  # of the values of the hash's byte
 
 SPLITS = ("train", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One object; bounding circle (x, y, radius) in pixels, angle in radians."""
+    """An object: bounding circle (x, y, radius) in pixels, rotation in radians."""
 
     colour: str
     shape: str
@@ -63,7 +65,7 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scene:
-    """Objects from back to front in a frame of height x width pixels."""
+    """Objects, from back to front, in an image of height x width pixels."""
 
     height: int
     width: int
@@ -71,27 +73,17 @@ class Scene:
 
 
 def is_held_out(colour: str, shape: str, texture: str) -> bool:
-    """Says whether training never shows this triple.
+    """Returns whether training never shows this triple.
 
-    A Latin design and not a hash, so that in training every single attribute stays
-    exactly uniform, every colour loses each texture once, and no pair of attributes
-    disappears: half of the (colour, shape) pairs lose one of their three textures.
+    A Latin design, unlike a hash, keeps every single attribute exactly uniform in
+    training and leaves every pair of attributes in it: half of the (colour, shape)
+    pairs lose one of their three textures, and every colour loses each texture once.
     """
     c, s = COLOURS.index(colour), SHAPES.index(shape)
     return (c + s) % 2 == 0 and TEXTURES.index(texture) == (c + s // 2) % 3
 
 
-def _combinations() -> list[tuple[str, str, str, str]]:
-    return [
-        (colour, shape, size, texture)
-        for colour in COLOURS
-        for shape in SHAPES
-        for size in SIZES
-        for texture in TEXTURES
-    ]
-
-
-_ALL = _combinations()
+_ALL = list(itertools.product(COLOURS, SHAPES, SIZES, TEXTURES))
 _KINDS = {
     "train": [i for i, (c, s, _, t) in enumerate(_ALL) if not is_held_out(c, s, t)],
     "evaluate": list(range(len(_ALL))),
@@ -99,17 +91,20 @@ _KINDS = {
 
 
 def belongs_to_evaluation(kinds: list[int]) -> bool:
-    """Assigns a collection of objects (rows of the 432 combinations) to one split.
+    """Returns whether only evaluation shows a collection of objects.
 
-    It depends on neither seed nor order, so no seed of one split repeats a collection
-    of any seed of the other.
+    The result depends on neither the seed nor the order of the objects, so the splits
+    share no collection, whatever their seeds.
+
+    Args:
+      kinds: index of each object's (colour, shape, size, texture) among all 432.
     """
     data = np.sort(np.asarray(kinds, "<u2")).tobytes()
     return hashlib.blake2b(data, digest_size=1).digest()[0] < 256 * _EVALUATION_SHARE
 
 
 def draw_scene(generator: np.random.Generator, split: str) -> Scene:
-    """Draws one scene of a split ("train" or "evaluate")."""
+    """Samples a scene of a split ("train" or "evaluate")."""
     count = int(generator.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
     kinds = _KINDS[split]
     while True:
@@ -136,9 +131,9 @@ def _place(
     height: int,
     width: int,
 ) -> tuple[SceneObject, ...]:
-    """Draws whole layouts until one hides no object too much; attributes never change.
+    """Samples positions until every object is visible enough.
 
-    Redrawing attributes instead would make crowds of large objects rarer.
+    Attributes are not resampled: that would make scenes of many large objects rarer.
     """
     count = len(attributes)
     first, second = np.triu_indices(count, 1)
@@ -147,7 +142,7 @@ def _place(
     span = np.array([width, height]) - 2 * low
     separation = _SEPARATION
     while True:
-        centres = low + generator.random((_LAYOUTS_A_BLOCK, count, 2)) * span
+        centres = low + generator.random((_LAYOUTS_PER_BLOCK, count, 2)) * span
         offset = centres[:, first] - centres[:, second]
         distance = np.sqrt((offset * offset).sum(-1))
         for layout in np.flatnonzero((distance >= separation * reach).all(1)).tolist():
@@ -164,7 +159,7 @@ def _place(
             touching = distance[layout] < reach
             if not touching.any() or _all_visible(objects):
                 return objects
-        separation *= 0.97  # a crowd of large objects may not fit otherwise
+        separation *= 0.97  # many large objects may not fit otherwise
 
 
 def _all_visible(objects: tuple[SceneObject, ...]) -> bool:
@@ -174,7 +169,7 @@ def _all_visible(objects: tuple[SceneObject, ...]) -> bool:
 
 
 def visible_share(objects: tuple[SceneObject, ...], index: int) -> float:
-    """Returns the share of an object's area that the objects in front leave visible."""
+    """Returns the fraction of an object's area that no object in front covers."""
     thing = objects[index]
     x, y = shapes.interior_points(thing.shape)
     cos, sin = math.cos(thing.angle), math.sin(thing.angle)
