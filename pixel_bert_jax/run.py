@@ -220,6 +220,8 @@ class Run:
             f"{plan.steps_per_epoch:,} per epoch",
             f"truncated  {experiment.train_index.truncated}",
         ]
+        for corpus, (images, texts) in experiment.train_index.excluded.items():
+            lines.append(f"excluded   {images:,} images, {texts:,} texts of {corpus}")
         hosts.say("\n".join(lines))
 
     def _due(self, step: int) -> bool:

@@ -174,6 +174,8 @@ class Data(Section):
         (480, 640, 0.127),
         (427, 640, 0.119),
     )
+    # Photos that are dropped from training; see data/exclude.py.
+    exclude: tuple[Open, ...] = ()
     # Splits whose photos may be trained on too: their metrics are named trained_on/...
     allow_overlap: tuple[str, ...] = ()
     blank_images: bool = False  # True: no pixels, for a text-only baseline

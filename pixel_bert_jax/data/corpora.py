@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pixel_bert_jax.config import Config
-from pixel_bert_jax.data import geometry
+from pixel_bert_jax.data import exclude, geometry
 from pixel_bert_jax.data.index import Index, build_or_open, is_index
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
 from pixel_bert_jax.data.sources import SOURCES
@@ -161,6 +161,11 @@ class Corpora:
     def _place(self, split: str) -> tuple[list[Source], Path]:
         """Returns the sources of a split and the folder of its index."""
         corpora, sources = map(list, zip(*self._made(split), strict=True))
+        excluded = None
+        if split == "train" and self._config.data.exclude:
+            excluded = exclude.load(self._config.data.exclude, self.root)
+            for source in sources:
+                source.exclude(excluded)
         data, tokenizer = self._config.data, self._tokenizer()
         identity = json.dumps(
             [
@@ -170,6 +175,8 @@ class Corpora:
                 [str(f) for s in sources for f in s.files()],
                 tokenizer.fingerprint,
                 data.max_text_length,
+                # Without it, an index has the name that it had before the field.
+                *([excluded.fingerprint] if excluded else []),
             ],
             sort_keys=True,
         )

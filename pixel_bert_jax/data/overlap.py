@@ -1,4 +1,4 @@
-"""Photos that are trained on and held out: found by file, COCO's number and content.
+"""Photos that are trained on and held out: found by file, number and content.
 
 A metric of photos that the model has seen says little about others. Visual Genome has
 52,000 photos of COCO, some of COCO's held-out splits; lists overlap; folders hold
@@ -87,11 +87,11 @@ def check(found: Sequence[Overlap], split: str, allowed: Iterable[str]) -> bool:
 def overlaps(train: Index, held_out: Index) -> list[Overlap]:
     """Returns what of the held-out photos is trained on, one entry per two corpora.
 
-    Photos are the same if they are the same file, the same number of COCO, or files of
-    equal content; the content is read where sizes agree. Generated images are the same
-    if everything that decides them is.
+    Photos are the same if they are the same file, have the same number at COCO or
+    Flickr, or are files of equal content; the content is read where sizes agree.
+    Generated images are the same if everything that decides them is.
     """
-    rows: dict[str | int, list[int]] = {}
+    rows: dict[tuple[str, str | int], list[int]] = {}
     for row, names in enumerate(_names(held_out)):
         for name in names:
             rows.setdefault(name, []).append(row)
@@ -121,14 +121,17 @@ def overlaps(train: Index, held_out: Index) -> list[Overlap]:
     ]
 
 
-def _names(index: Index) -> Iterator[list[str | int]]:
-    """Yields what each image is known by: its file, and COCO's number if it has one."""
+def _names(index: Index) -> Iterator[list[tuple[str, str | int]]]:
+    """Yields what each image is known by: its file, its numbers at COCO and Flickr."""
     places = [source.place() for source in index.sources]
-    corpora, coco_ids = index.image_corpus.tolist(), index.coco_ids.tolist()
-    for c, coco_id, key in zip(corpora, coco_ids, index.keys(), strict=True):
-        names: list[str | int] = [f"{places[c]}/{key}"]
+    columns = index.image_corpus, index.coco_ids, index.flickr_ids
+    rows = zip(*(column.tolist() for column in columns), index.keys(), strict=True)
+    for c, coco_id, flickr_id, key in rows:
+        names: list[tuple[str, str | int]] = [(places[c], key)]
         if coco_id >= 0:
-            names.append(coco_id)
+            names.append(("COCO", coco_id))
+        if flickr_id >= 0:
+            names.append(("Flickr", flickr_id))
         yield names
 
 

@@ -46,15 +46,18 @@ class _Builder:
             *(self._keys.data, self._keys.offsets),
         ]
         self._coco_ids = Block(folder, "coco_ids", "int64")
+        self._flickr_ids = Block(folder, "flickr_ids", "int64")
         self._image_id_of: dict[tuple[Any, ...], int] = {}
         self._coco_sizes: dict[int, tuple[str, int, int]] = {}
         self._scaled = Problems()  # of the current corpus
         self._unusable: dict[str, str] = {}  # key -> reason, of the current corpus
+        self._excluded: set[str] = set()  # keys, of the current corpus
         self.problems = Problems()
         self.image_rows: list[tuple[int, int]] = []  # first and last + 1, by corpus
         self.truncated: dict[str, int] = {}
         self.left_out: list[tuple[int, str, str]] = []  # corpus, key, reason
         self.texts_left_out: dict[str, int] = {}
+        self.excluded: dict[str, tuple[int, int]] = {}  # images and texts
         self.unknown: dict[str, dict[str, Any]] = {}
 
     def add(self, c: int, source: Source) -> str:
@@ -74,6 +77,9 @@ class _Builder:
             report += f", {bare:,} images without a text left out"
         if unknown := self.unknown[source.name]["tokens"]:
             report += f", {unknown:,} tokens unknown"
+        if source.name in self.excluded:
+            images, number = self.excluded[source.name]
+            report += f", {images:,} images and {number:,} texts excluded"
         return "\n  ".join([report, *source.notes, *str(self._scaled).splitlines()])
 
     def finish(self) -> dict[str, Any]:
@@ -86,18 +92,22 @@ class _Builder:
 
     def finish_beside(self) -> dict[str, Any]:
         """Completes the blocks that are not part of the index's fingerprint."""
-        return {self._coco_ids.name: self._coco_ids.finish()}
+        beside = self._coco_ids, self._flickr_ids
+        return {block.name: block.finish() for block in beside}
 
     def _add_images(self, c: int, source: Source) -> dict[str, int]:
         """Adds the images of corpus c; returns {key: row}."""
         problems = source.problems
         first = self.image_rows[-1][1] if self.image_rows else 0
         row_of_key: dict[str, int] = {}
-        sizes, image_ids, coco_ids = [], [], []
-        self._unusable = {}
+        sizes, image_ids, coco_ids, flickr_ids = [], [], [], []
+        self._unusable, self._excluded = {}, set()
         for record in _progress(source.images(), f"{source.name} images"):
             if record.key in row_of_key or record.key in self._unusable:
                 problems.add("duplicate image", f"{source.name}: {record.key}")
+                continue
+            if source.excluded.has(record):
+                self._excluded.add(record.key)
                 continue
             if record.fault and self._skip:
                 self._unusable[record.key] = record.fault
@@ -117,12 +127,14 @@ class _Builder:
                 self._image_id_of.setdefault(identity, len(self._image_id_of))
             )
             coco_ids.append(-1 if coco_id is None else coco_id)
+            flickr_ids.append(-1 if record.flickr_id is None else record.flickr_id)
             if coco_id is not None and not record.fault:
                 self._compare_shape(source, record)
         self.left_out += [(c, key, why) for key, why in self._unusable.items()]
         self._sizes.append(np.array(sizes, np.int32).reshape(-1, 2))
         self._image_ids.append(image_ids)
         self._coco_ids.append(coco_ids)
+        self._flickr_ids.append(flickr_ids)
         self._image_corpus.append(np.full(len(image_ids), c))
         self._keys.extend_strings(row_of_key)
         self.image_rows.append((first, first + len(row_of_key)))
@@ -157,7 +169,7 @@ class _Builder:
     ) -> tuple[int, int]:
         """Adds the texts of corpus c; returns their number and that of their images."""
         problems = source.problems
-        folder, total, truncated, left_out = self._folder, 0, 0, 0
+        folder, total, truncated, left_out, excluded = self._folder, 0, 0, 0, 0
         unknown = Unknown(self._tokenizer)
         columns = source.images_per_text if source.images_per_text > 1 else 0
         text_image = Block(folder, f"text_image.{c}", "int64", columns)
@@ -178,6 +190,8 @@ class _Builder:
                 keys = (images,) if isinstance(images, str) else images
                 if all(key in row_of_key for key in keys):
                     known.append((keys, text, *annotation))
+                elif any(key in self._excluded for key in keys):
+                    excluded += 1
                 elif all(key in row_of_key or key in self._unusable for key in keys):
                     left_out += 1
                 else:
@@ -207,6 +221,8 @@ class _Builder:
             total, truncated = total + len(known), truncated + cut
         self.truncated[source.name] = truncated
         self.texts_left_out[source.name] = left_out
+        if self._excluded:
+            self.excluded[source.name] = len(self._excluded), excluded
         self.unknown[source.name] = unknown.entry()
         return total, len(described)
 
@@ -261,6 +277,7 @@ def build(
             "upright": [source.upright for source in sources],
             "unknown": builder.unknown,
             "texts_left_out": builder.texts_left_out,
+            "excluded": builder.excluded,
         }
         # Without the entries that were added to format 1 later, so that the fingerprint
         # of an index does not change.

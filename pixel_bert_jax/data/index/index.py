@@ -11,7 +11,7 @@ any number of processes may open or build it at once without a lock.
 
 Blocks, with I images and, for corpus c, T texts:
 
-  sizes [I, 2], image_ids [I], image_corpus [I], coco_ids [I]
+  sizes [I, 2], image_ids [I], image_corpus [I], coco_ids, flickr_ids [I]
   keys, key_offsets [I + 1]
   text_image.c [T], or [T, M] where a text belongs to M images
   tokens.c, token_offsets.c [T + 1]
@@ -19,7 +19,7 @@ Blocks, with I images and, for corpus c, T texts:
   annotations.c, annotation_offsets.c [T + 1]: JSON, if texts are annotated
   left_out, left_out_offsets: JSON, if images were left out
 
-All but coco_ids are part of the fingerprint.
+All but coco_ids and flickr_ids are part of the fingerprint.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Index:
       texts_left_out: {name of a corpus: number of texts of images left out}.
       upright: for each corpus, whether the EXIF orientation of its photos is applied.
       coco_ids: int64 [I], COCO's number of the photo; -1 if it has none.
+      flickr_ids: int64 [I], Flickr's number of the photo; -1 if it is not known.
       sources: the sources, in the order of `corpora`.
     """
 
@@ -85,6 +86,8 @@ class Index:
             name: map_block(self.folder, name, block)
             for name, block in self._block_entries().items()
         }
+        # {corpus: [images, texts]} by `data.exclude`
+        self.excluded: dict[str, list[int]] = self.header.get("excluded", {})
         self.texts_left_out: dict[str, int] = self.header.get("texts_left_out", {})
         self.left_out: list[tuple[int, str, str]] = [
             tuple(json.loads(entry))
@@ -175,6 +178,12 @@ class Index:
         # An index from before this block existed: only file names have the numbers.
         found = (files.coco_id(key) for key in self.keys())
         return np.array([-1 if i is None else i for i in found], np.int64)
+
+    @functools.cached_property
+    def flickr_ids(self) -> np.ndarray:
+        """See the class; an index from before they were kept has none."""
+        nothing = np.full(len(self.sizes), -1)
+        return self._blocks.get("flickr_ids", nothing)
 
     def describe(self, image_row: int) -> str:
         """Returns the corpus and the file, or key, of an image, for messages."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +35,7 @@ class ImageRecord:
       height, width: size in pixels; if the source is `upright`, after the rotation.
       coco_id: COCO's number of a photo of COCO. Images of different corpora with the
         same number are the same image.
+      flickr_id: Flickr's number of the photo, if it is known.
       fault: why the image cannot be used, "" if it can; see `data.on_bad_image`.
     """
 
@@ -41,7 +44,25 @@ class ImageRecord:
     height: int
     width: int
     coco_id: int | None = None
+    flickr_id: int | None = None
     fault: str = ""
+
+
+class Excluded(NamedTuple):
+    """Photos that are left out, by their numbers; see `data.exclude`."""
+
+    coco: frozenset[int] = frozenset()
+    flickr: frozenset[int] = frozenset()
+
+    def has(self, record: ImageRecord) -> bool:
+        """Returns whether an image is one of them."""
+        return record.coco_id in self.coco or record.flickr_id in self.flickr
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the numbers."""
+        text = json.dumps([sorted(self.coco), sorted(self.flickr)])
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Problems:
@@ -119,6 +140,12 @@ class Source:
         self.identity = identity
         self.problems = Problems()
         self.notes: list[str] = []
+        self.excluded = Excluded()
+
+    def exclude(self, photos: Excluded) -> None:
+        """Leaves photos out of the index, with their texts."""
+        self.excluded = photos
+        self.identity = {**self.identity, "exclude": photos.fingerprint}
 
     def files(self) -> list[Path]:
         """Returns the annotation files; [] if the source is generated."""

@@ -29,13 +29,14 @@ class Listed(NamedTuple):
 
     Attributes:
       size: (height, width) in pixels, None if the file does not give it.
-      key, image_id, coco_id: see `base.ImageRecord`.
+      key, image_id, coco_id, flickr_id: see `base.ImageRecord`.
     """
 
     key: str
     image_id: int
     size: tuple[int, int] | None
     coco_id: int | None
+    flickr_id: int | None = None
 
 
 class AnnotatedPhotos(base.Source):
@@ -87,7 +88,13 @@ class AnnotatedPhotos(base.Source):
             height, width = size or (1, 1)
             self._keys.append(image.key)
             yield ImageRecord(
-                image.key, image.image_id, height, width, image.coco_id, fault
+                image.key,
+                image.image_id,
+                height,
+                width,
+                image.coco_id,
+                image.flickr_id,
+                fault,
             )
 
     def texts(self) -> Iterator[tuple[str, str]]:
@@ -285,6 +292,12 @@ def is_integer(value: Any) -> bool:
 def has_integers(record: Any, *fields: str) -> bool:
     """Returns whether a JSON value is an object with integers in these fields."""
     return isinstance(record, dict) and all(is_integer(record.get(f)) for f in fields)
+
+
+def flickr_id(file_name: str) -> int | None:
+    """Returns the number of a photo at Flickr, with which its file's name begins."""
+    number = Path(file_name).stem.partition("_")[0]
+    return int(number) if number.isdecimal() else None
 
 
 def coco_id(file_name: str) -> int | None:

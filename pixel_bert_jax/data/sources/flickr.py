@@ -59,7 +59,9 @@ class FlickrSource(files.AnnotatedPhotos):
                 self.problems.add(f"image without a caption in {tokens}", where)
             else:
                 self._key_of[stem] = known[stem]
-                yield files.Listed(known[stem], number, None, None)
+                yield files.Listed(
+                    known[stem], number, None, None, files.flickr_id(stem)
+                )
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         for name, number, caption in self._lines(self.problems):

@@ -35,7 +35,9 @@ class KarpathySource(files.JsonPhotos):
         keys: set[str] = set()
         homes: dict[Any, str] = {}  # split of each image
         sentences: set[int] = set()
-        records = files.records(files.read_json(path), "images", path)
+        content = files.read_json(path)
+        records = files.records(content, "images", path)
+        at_flickr = str(content.get("dataset", "")).startswith("flickr")
         for n, image in enumerate(records):
             where = f"{path}, images[{n}]"
             if not _is_image(image):
@@ -62,7 +64,8 @@ class KarpathySource(files.JsonPhotos):
             keys.add(key)
             coco_id = image.get("cocoid", files.coco_id(key))
             number = image.get("imgid", coco_id)
-            self.listed.append(files.Listed(key, number, None, coco_id))
+            of_flickr = files.flickr_id(key) if at_flickr else None
+            self.listed.append(files.Listed(key, number, None, coco_id, of_flickr))
             self._add_sentences(key, image["sentences"], sentences, where)
         if not self.listed and not self.problems:
             counts = ", ".join(f"{split} ({n:,})" for split, n in found.items())

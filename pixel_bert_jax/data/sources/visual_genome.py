@@ -1,11 +1,11 @@
 """Visual Genome's region descriptions, as downloaded.
 
-`image_data.json`: [{"image_id", "url", "width", "height", "coco_id" (or null)}, ...];
-`region_descriptions.json`: [{"id", "regions": [{"region_id", "image_id", "phrase", "x",
-"y", "width", "height"}, ...]}, ...]; other fields are ignored. The photos are in two
-folders, `VG_100K` and `VG_100K_2`; the last two parts of the URL give the path. Each
-phrase is a text of the whole photo, since Pixel-BERT has no regions (arXiv 2004.00849,
-section 4.1).
+`image_data.json`: [{"image_id", "url", "width", "height", "coco_id", "flickr_id"},
+...], the last two may be null; `region_descriptions.json`: [{"id", "regions":
+[{"region_id", "image_id", "phrase", "x", "y", "width", "height"}, ...]}, ...]; other
+fields are ignored. The photos are in two folders, `VG_100K` and `VG_100K_2`; the last
+two parts of the URL give the path. Each phrase is a text of the whole photo, since
+Pixel-BERT has no regions (arXiv 2004.00849, section 4.1).
 
 The second file has 5.4 million regions in 0.7 GB and is read in one pass, without being
 held in memory. Its known faults do not prevent the index from being built but are
@@ -60,7 +60,15 @@ class VisualGenomeSource(files.AnnotatedPhotos):
                 continue
             key = "/".join(image["url"].split("/")[-2:])
             self._photos[number] = key, height, width
-            yield files.Listed(key, number, (height, width), image["coco_id"])
+            # A text in the official file, as other numbers are not.
+            at_flickr = str(image.get("flickr_id") or "")
+            yield files.Listed(
+                key,
+                number,
+                (height, width),
+                image["coco_id"],
+                int(at_flickr) if at_flickr.isdecimal() else None,
+            )
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         for n, record in enumerate(_stream(self.annotations[0])):
