@@ -20,6 +20,7 @@ def fine_tuned(config, task, **objectives):
     config.model.attention_init = "independent"
     config.masking.update(warmup_steps=0, slots=0)
     config.checkpoint.best_metric = ""
+    config.data.exclude = ()
     return config
 
 

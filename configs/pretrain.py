@@ -206,6 +206,8 @@ def r50():
             evaluated=False,
         ),
     )
+    # Visual Genome has photos of COCO's held-out splits.
+    config.data.exclude = (dict(file=COCO_FILES[0][0], splits=("val", "test")),)
     config.data.tokenizer = "bert-base-uncased"
     config.init.allow_scratch = False
     config.dry_run.shards = 64

@@ -80,7 +80,7 @@ def r50():
 
 
 def r50_trainval():
-    """`r50` on train2014 and val2014, for the test server."""
+    """`r50` on train2014 and val2014, for the test server: nothing is held out."""
     return full_size(pretrain.r50(), "r50_trainval", ("train2014", "val2014"))
 
 
@@ -107,6 +107,11 @@ def r50_trainval_genome():
             evaluated=False,
         ),
     )
+    # Photos of the test server's questions.
+    config.data.exclude = (dict(file=QUESTIONS.format("test2015")),)
+    (vqa, genome) = config.data.corpora
+    needs = (QUESTIONS.format("test2015"), "https://visualqa.org/download.html")
+    config.data.corpora = (vqa | dict(needs=(*vqa["needs"], needs)), genome)
     return config
 
 
@@ -116,7 +121,7 @@ def x152():
 
 
 def x152_trainval():
-    """`x152` on train2014 and val2014, for the test server."""
+    """`x152` on train2014 and val2014, for the test server: nothing is held out."""
     return full_size(pretrain.x152(), "x152_trainval", ("train2014", "val2014"))
 
 
@@ -128,6 +133,9 @@ def full_size(config, preset, training):
     config.texts_per_group = 1
     config.total = "18 epochs"
     files = dict(train=training, evaluate=("val2014",), predict=("test2015",))
+    if "val2014" in training:  # then only the test server can tell
+        del files["evaluate"]
+        config.eval.every = "0 steps"
     config.data.corpora = (
         dict(
             source="vqa",
@@ -140,6 +148,7 @@ def full_size(config, preset, training):
             answers={
                 split: tuple(map(ANSWERS.format, files[split]))
                 for split in ("train", "evaluate")
+                if split in files
             },
             images="coco",
             needs=tuple(

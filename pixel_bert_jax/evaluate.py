@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -153,14 +153,24 @@ class Evaluation:
         check_complete(self.kind.needs_all, self.index)
         self.evaluator().check(self.index)
 
-    def compare(self, trained: Sequence[Index]) -> None:
+    def compare(self, trained: Sequence[TrainedOn]) -> None:
         """Compares the split's photos with those that the model was trained on.
+
+        Photos of the training that it started from are only reported: most published
+        models are fine-tuned and evaluated on photos whose captions they have read.
 
         Raises:
           InputError: some are trained on, and `data.allow_overlap` does not say that
             the split may be; lists the first.
         """
-        found = [one for index in trained for one in overlaps(index, self.index)]
+        found = []
+        for index, earlier in trained:
+            overlap = overlaps(index, self.index)
+            if not earlier:
+                found += overlap
+                continue
+            for one in overlap:
+                hosts.say(f"warning: before, the model it started from: {one}")
         allowed = self.experiment.config.data.allow_overlap
         self.trained_on = check_overlaps(found, self.split, allowed)
 
@@ -276,19 +286,33 @@ def evaluations(
     return found
 
 
-def training_indexes(experiment: Experiment, configs: Sequence[Config]) -> list[Index]:
+class TrainedOn(NamedTuple):
+    """What a model was trained on.
+
+    Attributes:
+      index: index of the photos and texts.
+      earlier: whether it was the model that training started from.
+    """
+
+    index: Index
+    earlier: bool
+
+
+def training_indexes(
+    experiment: Experiment, configs: Sequence[Config]
+) -> list[TrainedOn]:
     """Returns the indexes of what a model was trained on, as far as they are here.
 
     Args:
       experiment: experiment of this launch.
-      configs: configs that the model was trained with. The index of this launch's own
-        one is built if there is none; of others it is opened if there is one, and
-        otherwise a warning says that their photos are not compared.
+      configs: configs that the model was trained with, the last one first. The index of
+        this launch's own one is built if there is none; of others it is opened if there
+        is one, and otherwise a warning says that their photos are not compared.
     """
     data, found = experiment.config.data, []
-    for config in configs:
+    for number, config in enumerate(configs):
         if config is experiment.config:
-            found.append(experiment.train_index)
+            found.append(TrainedOn(experiment.train_index, earlier=False))
             continue
         places = {"data.root": data.root, "data.index_dir": data.index_dir}
         corpora = Corpora(replace(config, places), lambda: experiment.tokenizer)
@@ -307,7 +331,7 @@ def training_indexes(experiment: Experiment, configs: Sequence[Config]) -> list[
                 f"was trained on before, in {names}: {reason}"
             )
         else:
-            found.append(index)
+            found.append(TrainedOn(index, earlier=number > 0))
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pixel_bert_jax.convert.pretrained import Pretrained
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.tasks import Task
+from pixel_bert_jax.training import optim
 from pixel_bert_jax.training.train_state import TrainState
 from pixel_bert_jax.types import InputError
 
@@ -89,6 +91,7 @@ def create(experiment: Experiment) -> TrainState:
             inherits=inherited(task),
         )
         hosts.say(f"starting from the model in {init.model}: {report}")
+        check_frozen(experiment, arrays)
         return experiment.create_state(arrays)
     if len(parts) < 2 and not init.allow_scratch:
         raise InputError(
@@ -106,7 +109,45 @@ def create(experiment: Experiment) -> TrainState:
         hosts.say(f"init.{name} = {getattr(init, name)}: {found}")
     if not reports:
         hosts.say("starting from scratch")
+    check_frozen(experiment, arrays)
     return experiment.create_state(arrays)
+
+
+def check_frozen(experiment: Experiment, loaded: Collection[str]) -> None:
+    """Refuses to freeze weights that start at random, which would stay so.
+
+    Stages of the CNN that `model.backbone.frozen_stages` freezes give a warning: the
+    default suits a CNN with weights.
+
+    Args:
+      experiment: the run.
+      loaded: paths of the arrays that were loaded, "params/...".
+
+    Raises:
+      InputError: `optim.rules` freeze a kernel that was not loaded; names the first.
+    """
+    task, groups = experiment.task, experiment.optimizer.groups
+    random = [
+        path
+        for path, group in groups.items()
+        if group == optim.FROZEN
+        and path.endswith("/kernel")
+        and f"params/{path}" not in loaded
+    ]
+    stages = [p for p in random if any(re.fullmatch(x, p) for x in task.frozen)]
+    if by_rules := [path for path in random if path not in stages]:
+        raise InputError(
+            f"optim.rules freeze {len(by_rules)} kernels that start at random, such as "
+            f"{by_rules[0]}: start from a model that has them (init.model), or train "
+            "them, e.g. everything by "
+            "--config.optim.rules=\"(('backbone/.*', 'cnn'), ('.*', 'transformer'))\""
+        )
+    if stages:
+        hosts.say(
+            f"warning: {len(stages)} kernels start at random and are frozen by "
+            f"model.backbone.frozen_stages, such as {stages[0]}; "
+            "--config.model.backbone.frozen_stages=-1 trains them"
+        )
 
 
 def inherited(task: Task) -> dict[str, tuple[str, Callable[[Any], Any]]]:

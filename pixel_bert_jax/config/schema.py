@@ -223,6 +223,9 @@ class Optim(Section):
     clip_norm: NonNegative = 10.0  # norm of all gradients together; 0: no clipping
     warmup: Duration = "1000 steps"
     warmup_factor: Fraction = 1 / 3  # factor of the rates at the first step
+    # After the warm-up: "steps", a factor at each of `decays`; "linear" or "cosine", to
+    # zero at the end of the run.
+    schedule: Literal["steps", "linear", "cosine"] = "steps"
     decays: tuple[Duration, ...] = ("25 epochs", "35 epochs")
     decay_factor: Fraction = 0.1
     accumulate: Positive = 1  # micro-batches per step

@@ -80,18 +80,38 @@ def build(
         else optax.identity(),
         optax.partition(transforms, trained),
     )
-    schedule = step_schedule(
-        warmup=durations.steps(
-            config.warmup, steps_per_epoch=steps_per_epoch, total=total
-        ),
+    schedule = _schedule(config, steps_per_epoch, total)
+    return Optimizer(transform, schedule, labels)
+
+
+def _schedule(
+    config: Optim, steps_per_epoch: int, total: int
+) -> Callable[[Array], Array]:
+    """Returns the schedule that the config describes.
+
+    Raises:
+      InputError: `decays` of a schedule that has none.
+    """
+    lengths = {"steps_per_epoch": steps_per_epoch, "total": total}
+    warmup = durations.steps(config.warmup, **lengths)
+    if config.schedule != "steps":
+        if config.decays:
+            raise InputError(
+                f"optim.schedule is {config.schedule!r}, which falls to zero without "
+                f"optim.decays = {config.decays}; give optim.decays=()"
+            )
+        return to_zero_schedule(
+            config.schedule,
+            warmup=warmup,
+            warmup_factor=config.warmup_factor,
+            total=total,
+        )
+    return step_schedule(
+        warmup=warmup,
         warmup_factor=config.warmup_factor,
-        decays=[
-            durations.steps(d, steps_per_epoch=steps_per_epoch, total=total)
-            for d in config.decays
-        ],
+        decays=[durations.steps(d, **lengths) for d in config.decays],
         decay_factor=config.decay_factor,
     )
-    return Optimizer(transform, schedule, labels)
 
 
 def _transform(fields: OptimGroup) -> optax.GradientTransformation:
@@ -125,11 +145,41 @@ def step_schedule(
     # and optax.piecewise_constant_schedule applies two decays at one step only once.
 
     def factor(step: Array) -> Array:
-        progress = jnp.minimum(step.astype(jnp.float32) / max(warmup, 1), 1.0)
-        value = warmup_factor + (1.0 - warmup_factor) * progress
-        if not warmup:
-            value = jnp.ones(())
+        value = _warmed_up(step, warmup, warmup_factor)
         passed = sum((step >= d).astype(jnp.float32) for d in decays)
         return value * jnp.float32(decay_factor) ** passed
 
     return factor
+
+
+def to_zero_schedule(
+    kind: str, *, warmup: int, warmup_factor: float, total: int
+) -> Callable[[Array], Array]:
+    """Returns a linear warm-up from `warmup_factor` to 1, then a fall to zero.
+
+    Args:
+      kind: "linear", or "cosine": (1 + cos(pi t)) / 2 at the share t of the steps after
+        the warm-up (Loshchilov and Hutter, arXiv 1608.03983, without restarts).
+      warmup: steps until the factor reaches 1.
+      warmup_factor: factor of the first step.
+      total: steps of the whole run; the factor would be zero at the step after the last
+        one.
+
+    Returns:
+      A function of the step (int32 scalar) that gives a float32 factor.
+    """
+
+    def factor(step: Array) -> Array:
+        share = (step - warmup).astype(jnp.float32) / max(total - warmup, 1)
+        share = jnp.clip(share, 0.0, 1.0)
+        fall = 1.0 - share if kind == "linear" else (1.0 + jnp.cos(jnp.pi * share)) / 2
+        return _warmed_up(step, warmup, warmup_factor) * fall
+
+    return factor
+
+
+def _warmed_up(step: Array, warmup: int, warmup_factor: float) -> Array:
+    if not warmup:
+        return jnp.ones(())
+    progress = jnp.minimum(step.astype(jnp.float32) / warmup, 1.0)
+    return warmup_factor + (1.0 - warmup_factor) * progress

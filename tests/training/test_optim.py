@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from pixel_bert_jax.training import optim
@@ -133,6 +134,24 @@ def test_schedule_without_warm_up_or_decay_is_one():
     optimizer = build(warmup="0 steps", decays=[])
     got = [float(optimizer.schedule(jnp.int32(step))) for step in (0, 1, 99)]
     assert got == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_schedules_to_zero(kind):
+    optimizer = build(schedule=kind, warmup="20 %", warmup_factor=0.25, decays=())
+    got = [float(optimizer.schedule(jnp.int32(step))) for step in range(101)]
+    if kind == "linear":
+        fall = optax.linear_schedule(1.0, 0.0, 80, transition_begin=20)
+    else:
+        cosine = optax.cosine_decay_schedule(1.0, 80)
+        fall = lambda step: cosine(max(step - 20, 0))  # noqa: E731
+    warm = [0.25 + 0.75 * min(step / 20, 1) for step in range(101)]
+    want = [w * float(fall(step)) for step, w in enumerate(warm)]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert got[20] == 1.0 and got[100] == pytest.approx(0, abs=1e-7)
+    assert got[99] > 0
+    with pytest.raises(InputError, match="falls to zero without"):
+        build(schedule=kind, decays=("50 %",))
 
 
 def test_frozen_parameters_have_no_state():
