@@ -42,6 +42,7 @@ flags.DEFINE_string("output", "", "With --mode=predict: the official file to wri
 flags.DEFINE_enum(
     "split", "evaluate", ("evaluate", "predict"), "Held-out data, or the test set."
 )
+flags.DEFINE_integer("seeds", 0, "Train with so many seeds in turn; 0: once.", 0)
 flags.DEFINE_bool("rebuild_index", False, "Build the index of the data again.")
 flags.DEFINE_string(
     "coordinator_address",
@@ -63,6 +64,7 @@ def main(launch: config.Launch) -> int:
     from pixel_bert_jax.commands import evaluate, predict
     from pixel_bert_jax.data.images import ImageError
     from pixel_bert_jax.processes import hosts
+    from pixel_bert_jax.study import seeds
 
     codes = {
         types.InputError: types.EXIT_BAD_INPUT,
@@ -87,6 +89,8 @@ def main(launch: config.Launch) -> int:
             hosts.start(group, {**facts, "flags": shared})
         if FLAGS.dry_run:
             dry_run.run(chosen)
+        elif FLAGS.seeds:
+            return hosts.leave(seeds.run(launch, workdir, FLAGS.seeds))
         elif FLAGS.mode == "evaluate":
             extra = {"figure": FLAGS.figure, "examples": FLAGS.examples}
             evaluate.run(chosen, workdir, **extra, **model)

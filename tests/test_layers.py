@@ -68,6 +68,7 @@ LAYERS = {
     "run": 8,
     "train": 9,
     "commands": 9,
+    "study": 9,
     "convert.__main__": 9,
     "main": 10,
 }

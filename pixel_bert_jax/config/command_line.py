@@ -57,13 +57,20 @@ class Launch:
     def command(self) -> str:
         """The command that trains with this config, without the paths of a machine."""
         source = f"configs/{self.file.stem}.py:{self.config.preset}"
-        words = [f"python -m pixel_bert_jax.main --config={source}"]
-        left_out = places(self.config)
-        changes = _differences(self.config.to_dict(), self.preset.to_dict())
-        for path, value in changes:
-            if path not in left_out:
-                words.append(shlex.quote(f"--config.{path}={value}"))
-        return " ".join(words)
+        left_out = [f"--config.{path}=" for path in places(self.config)]
+        words = [w for w in self.changes if not w.startswith(tuple(left_out))]
+        return " ".join(
+            [
+                f"python -m pixel_bert_jax.main --config={source}",
+                *map(shlex.quote, words),
+            ]
+        )
+
+    @property
+    def changes(self) -> list[str]:
+        """The flags that turn the preset into the config."""
+        both = self.config.to_dict(), self.preset.to_dict()
+        return [f"--config.{path}={value}" for path, value in _differences(*both)]
 
 
 def _differences(
@@ -162,6 +169,8 @@ def _check(values: flags.FlagValues) -> None:
         )
     if values.mode == "predict" and not (values.output or values.dry_run):
         raise InputError("--mode=predict needs --output=FILE")
+    if values.seeds and (values.coordinator_address or values.mode != "train"):
+        raise InputError("--seeds is for training by a single process")
     if not values.coordinator_address:
         if values.num_processes != 1 or values.process_id:
             raise InputError(
