@@ -1,1 +1,1 @@
-"""Weights in and out of this package's own training format."""
+"""Import and export of weights and models in the formats of other libraries."""

@@ -1,4 +1,4 @@
-"""Command line: a trained model as a folder, on the hub, or in parts.
+"""Command line: exports a trained model or a part of it, or uploads it to the hub.
 
     python -m pixel_bert_jax.convert export runs/pretrain_tiny --output=FOLDER
     python -m pixel_bert_jax.convert export MODEL --part=text --output=FOLDER
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(pretrained: Pretrained, options: argparse.Namespace) -> None:
-    """Writes the part that the options name."""
+    """Writes the part of the model that `options.part` names."""
     if options.part == "model":
         pretrained.save_pretrained(options.output)
     elif options.part == "text":

@@ -1,7 +1,7 @@
 """BERT's published weights (Hugging Face's `BertModel`, `BertForPreTraining`, ...).
 
-The segment vector of text folds into the positions, as the paper says of its own
-implementation (section 3.1): position + token_type[0].
+The segment embedding of text, token_type[0], is added to the position embeddings, as in
+the paper's implementation (arXiv 2004.00849, section 3.1).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POSITION, WORD = "text/position", "text/word"
 SEGMENTS = "embeddings.token_type_embeddings.weight"
 DECODER, DECODER_BIAS = "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"
 HEAD, BIAS = "cls.predictions.", "cls.predictions.bias"
-NORM_NAMES = (("weight", "bias"), ("gamma", "beta"))  # of layer norms, old files too
+NORM_NAMES = (("weight", "bias"), ("gamma", "beta"))  # the latter in old files
 
 
 def _norm(source: str, path: str) -> list[Rule]:
@@ -67,14 +67,14 @@ TABLE = Table(
         *_dense("cls.predictions.transform.dense", "heads/mlm/transform"),
         *_norm("cls.predictions.transform.LayerNorm", "heads/mlm/norm"),
         Rule("cls.predictions.bias", "heads/mlm/bias"),
-        # Not used: the pooler, next-sentence prediction, what is tied or fixed.
+        # Not used: the pooler, next-sentence prediction, a constant.
         Rule("pooler.dense.weight", ""),
         Rule("pooler.dense.bias", ""),
         Rule("cls.seq_relationship.weight", ""),
         Rule("cls.seq_relationship.bias", ""),
         Rule("embeddings.position_ids", ""),
     ),
-    # Files of the bare encoder have no MLM head; `import_bert` checks that it is whole.
+    # Files of `BertModel` have no MLM head; `import_bert` rejects half a head.
     optional=(r"heads/mlm/.*",),
     cut=(POSITION,),
 )
@@ -87,8 +87,8 @@ def import_bert(
     """Converts BERT's weights; see `rules.import_weights`.
 
     Raises:
-      InputError: as `import_weights`; or there is no segment embedding, or the MLM
-        head's decoder is not the word embedding.
+      InputError: as `import_weights`; also if the segment embeddings or a part of the
+        MLM head are missing, or its decoder is not tied to the word embeddings.
     """
     weights = dict(weights)
     prefixed = {name.removeprefix(PREFIX): name for name in weights}
@@ -98,11 +98,11 @@ def import_bert(
     tied = {}
     if decoder := weights.pop(DECODER, None):
         tied[WORD] = decoder
-    if DECODER_BIAS in weights:  # the same numbers twice, or only by this name
+    if DECODER_BIAS in weights:  # another name of BIAS; a file may have either or both
         tied["heads/mlm/bias"] = weights.pop(DECODER_BIAS)
         weights.setdefault(BIAS, tied["heads/mlm/bias"])
     head = [path for path in target if path.startswith("heads/")]
-    if not head:  # a model without this objective
+    if not head:  # the run has no MLM
         weights = {n: x for n, x in weights.items() if not n.startswith(HEAD)}
         tied.pop("heads/mlm/bias", None)
     arrays, report = import_weights(weights, TABLE, target, where)
@@ -125,12 +125,11 @@ def import_bert(
 def export_bert(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns text embedding, encoder and MLM head under `BertForPreTraining`'s names.
 
-    The segment vectors are zero: they are part of the positions.
+    The segment embeddings are zero, because the positions include them.
     """
-    out = {}
-    for name, array in export_weights(arrays, TABLE).items():
-        # The head's names have no prefix.
-        bare = name.removeprefix(PREFIX)
-        out[bare if bare.startswith("cls.") else name] = array
+    out = {
+        name.replace(PREFIX + "cls.", "cls."): array  # the head's names have no prefix
+        for name, array in export_weights(arrays, TABLE).items()
+    }
     out[PREFIX + SEGMENTS] = np.zeros((2, arrays[WORD].shape[1]), np.float32)
     return out

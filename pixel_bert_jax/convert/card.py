@@ -1,4 +1,4 @@
-"""The model card of an exported model, its README.md."""
+"""The model card (README.md) of an exported model."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def text(
 
     Args:
       config: config of the training run.
-      provenance: record of origin, see `Pretrained`.
-      parameters: number of values in the file, running statistics included.
+      provenance: see `Pretrained`.
+      parameters: number of values in the weights, including running statistics.
     """
     title = f"Pixel-BERT {config['preset']}".strip()
     model, data = config["model"], config["data"]
@@ -104,7 +104,7 @@ def text(
 
 
 def _training(record: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the rows that tell how a model was trained."""
+    """Returns the rows about the training, {name: value}."""
     return {
         "trained on": ", ".join(corpus["name"] for corpus in data["corpora"]),
         "command": f"`{record['command']}`" if record.get("command") else "",
@@ -116,9 +116,8 @@ def _training(record: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, A
 def _table(metrics: Mapping[str, float | None]) -> str:
     if not metrics:
         return ""
-    rows = "\n".join(f"| {n} | {_format(v)} |" for n, v in metrics.items())
+    rows = "\n".join(
+        f"| {name} | {'undefined' if value is None else format(value, '.4f')} |"
+        for name, value in metrics.items()
+    )
     return f"\n## Held-out metrics\n\n| metric | value |\n|---|---|\n{rows}\n"
-
-
-def _format(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""Files of a model: a local path, or a model on the Hugging Face hub."""
+"""Finds the files of a model at a local path or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from huggingface_hub.errors import HFValidationError
 from pixel_bert_jax.convert.weights import ENDINGS, INDEX
 from pixel_bert_jax.types import InputError
 
-# What the hub's client raises: HTTPError for an answer or a connection that failed
-# (HfHubHTTPError is a subclass), HFValidationError for an impossible name, OSError for
-# a file that its cache lacks, RuntimeError for a wrong setting.
+# Errors of the hub's client: HTTPError for a failed connection or an error response
+# (HfHubHTTPError is a subclass), HFValidationError for an invalid name, OSError for a
+# file that is not in its cache, RuntimeError for an invalid setting.
 HUB_ERRORS = (HTTPError, HFValidationError, OSError, RuntimeError)
 
 
@@ -23,16 +23,16 @@ def fetch(
 ) -> Path:
     """Returns the local path of a model's files, after a download if necessary.
 
-    With `HF_HUB_OFFLINE=1` only the hub's local cache is searched.
+    With `HF_HUB_OFFLINE=1`, only the local cache of the hub is searched.
 
     Args:
       name: a path, `org/name`, or `org/name@revision`.
-      files: name of the weights -> patterns of the files to fetch with them. The first
-        weights that the hub has are fetched, so that none come in two formats.
-      revision: branch, tag or commit, instead of one in `name`.
+      files: name of the weights -> patterns of the files to fetch with them. Only those
+        of the first weights on the hub are fetched, to avoid a second format.
+      revision: branch, tag or commit; overrides the one in `name`.
 
     Raises:
-      InputError: there is no such path, and the hub does not provide the model.
+      InputError: the path does not exist, and the hub does not provide the model.
     """
     path = Path(name).expanduser()
     if path.exists():

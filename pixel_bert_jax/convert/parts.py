@@ -1,4 +1,4 @@
-"""The text half or the CNN of a trained model, in the formats of other libraries."""
+"""Exports the text part or the CNN of a model in the formats of other libraries."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LAYOUTS = ("hugging_face", "torchvision")
 
 
 def export_text(pretrained: Pretrained, folder: str | Path) -> None:
-    """Writes text embedding, encoder and MLM head as Hugging Face's BERT.
+    """Writes text embedding, encoder, MLM head and vocabulary as Hugging Face's BERT.
 
-    `transformers.BertForMaskedLM.from_pretrained(folder)` loads it (`BertModel` if the
-    model has no MLM head), `AutoTokenizer` loads its vocabulary.
+    `transformers.BertForMaskedLM.from_pretrained(folder)` loads the weights, or
+    `BertModel` if the model has no MLM head; `AutoTokenizer` loads the vocabulary.
 
     Raises:
-      InputError: there are files in the folder.
+      InputError: the folder is not empty.
     """
     model = pretrained.config["model"]
     flat = trees.flatten(pretrained.variables["params"])
@@ -54,12 +54,12 @@ def export_cnn(pretrained: Pretrained, folder: str | Path, layout: str) -> None:
 
     Args:
       pretrained: the model.
-      folder: must be new or empty.
-      layout: "hugging_face", a folder for `transformers.ResNetModel.from_pretrained`;
-        or "torchvision", the state dict of its `ResNet` without `fc`.
+      folder: a new or empty folder.
+      layout: "hugging_face" for `transformers.ResNetModel.from_pretrained`, or
+        "torchvision" for the state dict of its `ResNet` without `fc`.
 
     Raises:
-      InputError: the library has no such CNN, or there are files in the folder.
+      InputError: the library has no such CNN, or the folder is not empty.
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout {layout!r}; valid: {', '.join(LAYOUTS)}")
@@ -73,7 +73,7 @@ def export_cnn(pretrained: Pretrained, folder: str | Path, layout: str) -> None:
         wanted["groups"] = groups, 1
         if inner:
             wanted["inner"] = inner, tuple(width // 4 for width in widths)
-    elif inner:  # torchvision has one `width_per_group` for all stages
+    elif inner:  # torchvision has a single `width_per_group`, doubled at each stage
         wanted["inner"] = inner, tuple(inner[0] * 2**s for s in range(len(widths)))
     wrong = [
         f"model.backbone.{name} is {found!r}, expected {only!r}"
@@ -104,12 +104,12 @@ def export_cnn(pretrained: Pretrained, folder: str | Path, layout: str) -> None:
 def _write(
     folder: Path, config: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """Writes the weights as torch libraries expect them, and the config if given."""
-    arrays = dict(arrays)
-    for name in list(arrays):
-        if name.endswith("running_mean"):  # each batch norm has a counter of its steps
-            counter = name.replace("running_mean", "num_batches_tracked")
-            arrays[counter] = np.zeros((), np.int64)
+    """Writes the weights and, if given, the config of a torch library."""
+    counters = {  # torch's batch norms count their steps
+        name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)
+        for name in arrays
+        if name.endswith("running_mean")
+    }
     if config is not None:
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    save_file(arrays, folder / WEIGHTS, {"format": "pt"})
+    save_file({**arrays, **counters}, folder / WEIGHTS, {"format": "pt"})

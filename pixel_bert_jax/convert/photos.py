@@ -1,4 +1,4 @@
-"""Photos in the forms that users have them in, as the pixels that the model reads."""
+"""Converts paths, bytes, PIL images and arrays to the pixels that a model reads."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
 
 def to_pixels(photos: Any) -> list[np.ndarray]:
-    """Returns the pixels of a photo, or of each of several, as uint8 RGB [h, w, 3].
+    """Returns the pixels of a photo or of each of several, uint8 RGB [h, w, 3].
 
     A photo is one of
-      - the path of an image file, or its bytes: decoded as training images are, see
-        `images.decode`;
-      - a PIL image: turned upright if it has an EXIF orientation, then converted to
-        RGB; alpha is dropped and 16-bit grey loses its lower 8 bits;
-      - an array [h, w] or [h, w, 1] (grey), [h, w, 3] (RGB) or [h, w, 4] (RGBA, of
-        which alpha is dropped), either uint8 or floats from 0 (black) to 1 (white).
+      - the path of an image file, or its bytes: decoded by `images.decode`, as training
+        images are;
+      - a PIL image: rotated by its EXIF orientation, then converted to RGB; alpha is
+        dropped, and 16-bit grey loses its lower 8 bits;
+      - an array [h, w] or [h, w, 1] (grey), [h, w, 3] (RGB) or [h, w, 4] (RGBA; alpha
+        is dropped), either uint8 or floats from 0 (black) to 1 (white).
 
     Raises:
-      ImageError: a photo is none of these, or cannot be read; says which and why.
+      ImageError: a photo is none of these or cannot be read.
     """
     single = isinstance(photos, (*FILE_TYPES, Image.Image))
     single |= hasattr(photos, "__array__") and np.ndim(photos) <= 3
@@ -62,7 +62,7 @@ def _pixels(photo: Any) -> np.ndarray:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise ImageError(f"it cannot be read: {error}") from error
 
 
@@ -76,7 +76,7 @@ def _from_pil(image: Image.Image) -> np.ndarray:
         raise ImageError("a PIL image of floats (mode F); expected one of integers")
     try:
         return _from_array(images.to_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, SyntaxError) as error:  # Pillow reads the file only now
+    except (OSError, SyntaxError) as error:  # Pillow reads files lazily
         raise ImageError(f"the PIL image cannot be read: {error}") from error
 
 
@@ -92,7 +92,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         )
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
-        if not (low >= 0 and high <= 1):  # NaN is refused, too
+        if not (low >= 0 and high <= 1):  # also true of NaN
             raise ImageError(
                 f"expected floats from 0 to 1, received {low:g} to {high:g}"
             )

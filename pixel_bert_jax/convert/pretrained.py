@@ -1,10 +1,10 @@
-"""A trained model as one object and as a folder of common formats.
+"""A trained model as one object and as a folder of files in common formats.
 
-`model.safetensors` holds every variable under its path ("params/encoder/...",
-"batch_stats/backbone/..."), `config.json` the resolved config and how images are
-normalised, `vocab.txt` and `tokenizer_config.json` the tokenizer, `answers.json` the
-answers of a model that has them, `provenance.json` the record of the model's origin,
-and `README.md` is its model card.
+`model.safetensors` contains every variable under its path ("params/encoder/...",
+"batch_stats/backbone/..."), `config.json` the resolved config and the normalisation of
+images, `vocab.txt` and `tokenizer_config.json` the tokenizer, `answers.json` the
+classes of a model that answers questions, `provenance.json` the origin of the model,
+and `README.md` its model card.
 """
 
 from __future__ import annotations
@@ -45,32 +45,28 @@ from pixel_bert_jax.types import InputError, Params
 WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
 CARD, ANSWERS = "README.md", "answers.json"
 FILES = (WEIGHTS, CONFIG, PROVENANCE, VOCABULARY_FILE, CONFIG_FILE, ANSWERS)
-# What `ops/image.py` does to pixels, for other readers of config.json.
+# The normalisation of `ops/image.py`, for other readers of config.json.
 IMAGE_FIELD = "image"
-IMAGE = {
-    "channels": "RGB",
-    "mean": list(image.RGB_MEAN),
-    "std": list(image.RGB_STD),
-}
+IMAGE = {"channels": "RGB", "mean": list(image.RGB_MEAN), "std": list(image.RGB_STD)}
 CHECKSUM, ORIGIN = "variables_sha256", "derived_from"  # fields of the provenance
-SHOWN = 5  # offending paths in a message
+SHOWN = 5  # paths in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A trained model and all that is needed to use it.
+    """A trained model with everything that is needed to use it.
 
     Attributes:
-      model: the Flax module; `model.apply(variables, **inputs(photos, texts))` runs
-        text and all pixels through the transformer, see `PixelBert`.
+      model: the Flax module; `model.apply(variables, **inputs(photos, texts))` runs the
+        transformer over texts and pixels, see `PixelBert`.
       variables: {"params", "batch_stats"}, numpy float32; the parameters of the heads
         are under params/heads.
-      tokenizer: turns texts into token ids.
-      config: config of the training run, as a plain dict.
-      provenance: plain values: `step`, `sha256` of the training state, `seed`,
-        `command`, `figures` {name: value} measured on held-out data, and
-        `variables_sha256`, the variables that all this is about. Other variables are
-        saved as derived from these, see `save_pretrained`.
+      tokenizer: maps texts to token ids.
+      config: config of the training run, as a dict.
+      provenance: JSON values: `step`, `sha256` of the training state, `seed`,
+        `command`, `figures` {name: value}, the metrics on held-out data, and
+        `variables_sha256`, the hash of the variables that these describe. Other
+        variables are saved as derived from them, see `save_pretrained`.
       answers: the classes of a model that answers questions.
     """
 
@@ -90,7 +86,7 @@ class Pretrained:
         provenance: Mapping[str, Any],
         answers: AnswerVocabulary | None = None,
     ) -> Pretrained:
-        """Makes the module that a config describes, and records the variables' hash."""
+        """Makes the module from the config and adds the variables' hash if missing."""
         model = PixelBert(resolve(config).model, tokenizer.vocab_size)
         record = dict(provenance)
         if CHECKSUM not in record:
@@ -98,7 +94,7 @@ class Pretrained:
         return cls(model, variables, tokenizer, dict(config), record, answers)
 
     def inputs(self, photos: Any, texts: str | Sequence[str]) -> dict[str, Array]:
-        """Makes the model's inputs of n photos, each with its text.
+        """Makes the model's inputs from n photos with one text each.
 
         Args:
           photos: a photo or a sequence of n: paths or bytes of image files, PIL images,
@@ -110,9 +106,9 @@ class Pretrained:
           text_mask [n, 1, L].
 
         Raises:
-          InputError: the numbers of photos and texts differ or are 0, or a text is too
-            long.
-          ImageError: a photo that cannot be used; the text says which and why.
+          InputError: the numbers of photos and texts differ or are 0, a text is not a
+            string, or it has more than data.max_text_length tokens.
+          ImageError: a photo cannot be used; see `photos.to_pixels`.
         """
         data = resolve(self.config).data
         length = data.max_text_length
@@ -143,7 +139,7 @@ class Pretrained:
             images.lay(one, source[n, 0])
         short, long = data.short_side, data.long_side
         targets = geometry.target_sizes(sizes, short, long)
-        # The last canvas is a square, which holds wide and tall photos together.
+        # The square is for batches of landscape and portrait photos.
         canvases = [geometry.parse_canvas(c) for c in data.canvases]
         canvases.append((long, long))
         canvas = canvases[int(geometry.choose_canvas(targets, canvases)[0])]
@@ -159,14 +155,14 @@ class Pretrained:
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the files named at the top of this module into a new or empty folder.
 
-        Variables that are not those of the record, e.g. after further training
-        (`dataclasses.replace(pretrained, variables=...)`), are saved as derived from
-        that model: they have a hash of their own, no step and no measured figures, and
-        the record goes to `derived_from`. To save a record of your own instead, replace
-        `provenance` as well, without `variables_sha256`.
+        Variables that `provenance` does not describe, such as after further training
+        (`dataclasses.replace(pretrained, variables=...)`), are saved as derived: their
+        provenance has their own hash, no step and no metrics, and the old provenance in
+        `derived_from`. To save another provenance instead, replace it as well, without
+        `variables_sha256`.
 
         Raises:
-          InputError: there are files in the folder.
+          InputError: the folder is not empty.
         """
         folder = empty_folder(folder)
         arrays = {
@@ -197,20 +193,20 @@ class Pretrained:
     ) -> str:
         """Uploads the model's folder to the Hugging Face hub in one commit.
 
-        A model card that the repository already has is not replaced.
+        An existing model card in the repository is not replaced.
 
         Args:
           repository: `org/name`; created if it does not exist.
-          private: whether a new repository is private; None is the organisation's
+          private: whether a new repository is private; None: the organisation's
             default.
-          revision: branch; None is the main one.
-          token: access token, instead of the one that `hf auth login` stored.
+          revision: branch; None: the main branch.
+          token: access token; None: the one that `hf auth login` stored.
 
         Returns:
           The URL of the commit.
 
         Raises:
-          InputError: the hub refuses, or cannot be reached.
+          InputError: the hub cannot be reached or rejects the upload.
         """
         hub = huggingface_hub.HfApi(token=token)
         try:
@@ -241,15 +237,15 @@ def from_pretrained(
 
     Args:
       folder_or_hub_id: a folder, `org/name`, or `org/name@revision`.
-      revision: branch, tag or commit of the hub.
+      revision: branch, tag or commit on the hub.
 
     Raises:
       InputError: a file is missing or damaged, the variables do not have the shapes
-        that the config implies, or the hub does not have the model.
+        that the config implies, or the hub does not provide the model.
     """
     folder = fetch(str(folder_or_hub_id), {WEIGHTS: FILES}, revision)
     found = _read(folder)
-    # The module has no heads; a task adds and checks them.
+    # The module has no heads: a task adds them and checks their shapes.
     core = {n: x for n, x in found.variables["params"].items() if n != "heads"}
     shapes = jax.eval_shape(found.model.init, jax.random.key(0), **_example())
     check_fits(found.variables | {"params": core}, shapes, str(folder))
@@ -257,10 +253,10 @@ def from_pretrained(
 
 
 def empty_folder(name: str | Path) -> Path:
-    """Creates a folder, or takes one that is empty.
+    """Creates a folder unless it exists and is empty.
 
     Raises:
-      InputError: it holds files, which could be mistaken for the new ones.
+      InputError: it contains files, which could be mistaken for the new ones.
     """
     folder = Path(name).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -273,10 +269,9 @@ def check_fits(variables: Params, target: Params, where: str) -> None:
     """Raises InputError unless the variables have the shapes of a model.
 
     Args:
-      variables: nested arrays, as loaded.
+      variables: nested arrays.
       target: nested shapes of the model.
-      where: names the origin of the variables in the message, which lists the first
-        paths that differ, with both shapes.
+      where: names the origin of the variables in the message.
     """
     have, want = trees.flatten(variables), trees.flatten(target)
     wrong = [
@@ -291,6 +286,18 @@ def check_fits(variables: Params, target: Params, where: str) -> None:
         )
 
 
+def read_object(file: Path) -> dict[str, Any]:
+    """Returns the content of a JSON file.
+
+    Raises:
+      InputError: it is not a JSON object.
+    """
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file} is damaged: {error}") from error
+
+
 def _read(folder: Path) -> Pretrained:
     for name in (WEIGHTS, CONFIG, VOCABULARY_FILE, PROVENANCE):
         if not (folder / name).is_file():
@@ -298,13 +305,7 @@ def _read(folder: Path) -> Pretrained:
                 f"{folder} is no exported model: {name} is missing; expected a folder "
                 "written by `python -m pixel_bert_jax.convert export`"
             )
-    records = []
-    for name in (CONFIG, PROVENANCE):
-        try:
-            records.append(dict(json.loads((folder / name).read_text())))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{folder / name} is damaged: {error}") from error
-    config, provenance = records
+    config, provenance = (read_object(folder / n) for n in (CONFIG, PROVENANCE))
     normalised = config.pop(IMAGE_FIELD, IMAGE)
     if normalised != IMAGE:
         raise InputError(
@@ -346,7 +347,7 @@ def _shape(leaf: Any) -> tuple[int, ...] | str:
 
 
 def _example() -> dict[str, np.ndarray]:
-    """Inputs from which the module's parameters follow; they depend on no size."""
+    """Returns inputs to initialise the module; the parameters depend on no size."""
     return {
         "image": np.zeros((1, 1, 64, 64, 3), np.float32),
         "image_size": np.full((1, 1, 2), 64, np.int32),

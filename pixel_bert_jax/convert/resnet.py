@@ -1,8 +1,8 @@
 """Published weights of ResNet and ResNeXt: torchvision, Hugging Face, Detectron.
 
-Our bottlenecks have their stride in the 3x3 convolution. Detectron's ResNets without
-groups have it in the 1x1 convolution and are refused, and so are Hugging Face's with
-`downsample_in_bottleneck` (`starting.py` reads their config).
+Our bottlenecks have their stride in the 3x3 convolution. Models that have it in a 1x1
+convolution are rejected: Detectron's ResNets without groups, and Hugging Face's with
+`downsample_in_bottleneck` (by their config, see `starting.py`).
 """
 
 from __future__ import annotations
@@ -102,11 +102,10 @@ DETECTRON = Table(
         Rule("fc1000_w", ""),
         Rule("fc1000_b", ""),
     ),
-    # Its norms are affine maps; `_from_detectron` fills in statistics that have no
-    # effect.
+    # Its norms are affine maps: `_from_detectron` adds statistics that change nothing.
     optional=(r"batch_stats/.*",),
 )
-# A name that only one kind of file has -> the table of that kind.
+# Name that occurs in only one kind of file -> table of that kind.
 KINDS = {
     "conv1_w": DETECTRON,
     "conv1.weight": TORCHVISION,
@@ -123,10 +122,10 @@ def import_resnet(
     groups: int,
     norm: str,
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Converts a CNN's weights of any of the three kinds; see `rules.import_weights`.
+    """Converts the weights of a CNN; see `rules.import_weights`.
 
-    Detectron's stem reads BGR, so its channels are reversed; mean and standard
-    deviation of its ResNeXt models are ImageNet's, those of `ops/image.py`.
+    Detectron's images are BGR, so the input channels of its stem are reversed. Its
+    ResNeXt models use the mean and standard deviation of `ops/image.py`, ImageNet's.
 
     Args:
       weights: source name -> tensor, see `open_weights`.
@@ -136,8 +135,8 @@ def import_resnet(
       norm: config.model.norm.
 
     Raises:
-      InputError: as `import_weights`; or the file is of none of the kinds, or it is
-        Detectron's and this model would train its affine maps as batch norms.
+      InputError: as `import_weights`; also if the file is of no known kind, or of
+        Detectron with `groups` 1 or a `norm` other than "frozen".
     """
     table = next((t for name, t in KINDS.items() if name in weights), None)
     if table is None:

@@ -1,7 +1,7 @@
-"""Tables between other frameworks' weights and our parameters, read both ways.
+"""Tables that convert other frameworks' weights to our parameters and back.
 
-A rule pairs a source name, that of a tensor in the file, with one of our parameter
-paths, and says how the tensor's axes are ordered in the source.
+A rule pairs a source name, the name of a tensor in a file, with one of our parameter
+paths, and states the order of the tensor's axes in the source.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import numpy as np
 from pixel_bert_jax.convert.weights import Tensor
 from pixel_bert_jax.types import InputError
 
-SHOWN = 5  # offending names in a message
-ROWS = 32  # transposed at a time
+SHOWN = 5  # names in a message
+ROWS = 32  # rows that are transposed at a time
 _NUMBER = re.compile(r"\{(\w)(\+1)?\}")
 
 
 class Layout(NamedTuple):
-    """The order of a source array's axes, as a function of our array.
+    """Order of the axes of a source array, relative to our array.
 
     Attributes:
-      merged: maps our shape to the same with the axes of attention heads merged.
-      axes: axes of the merged shape in the order of the source; None: the same order.
+      merged: maps our shape to the shape in which the axes of attention heads are
+        merged with their neighbours.
+      axes: axes of the merged shape in the order of the source; None: unchanged.
     """
 
     merged: Callable[[tuple[int, ...]], tuple[int, ...]]
@@ -42,7 +43,7 @@ class Layout(NamedTuple):
         """Returns a source array as float32 of our `shape`."""
         if self.axes is None:
             return np.asarray(x, np.float32).reshape(shape)
-        # torch's first axis, the outputs, is our last one in every layout.
+        # In every layout, torch's first axis (outputs) is our last.
         x = _first_axis_last(x)
         order = (np.argsort(self.axes) - 1) % len(self.axes)
         return np.ascontiguousarray(x.transpose(order)).reshape(shape)
@@ -65,12 +66,12 @@ CONV = Layout(lambda shape: shape, (3, 2, 0, 1))
 class Rule(NamedTuple):
     """Pairs the name of a tensor in the source with our path.
 
-    In both, `{n}` stands for a number, the same one, and `{n+1}` for one more, where
-    one side counts from 0 and the other from 1.
+    In both, `{n}` (with any letter) stands for the same number, and `{n+1}` for that
+    number plus 1.
 
     Attributes:
       source: name in the source.
-      path: our path; "" if we have no use for the tensor.
+      path: our path; "" if the tensor is not used.
       layout: order of the source's axes.
     """
 
@@ -81,14 +82,14 @@ class Rule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All names that one kind of file may have.
+    """The names of tensors in one kind of file.
 
     Attributes:
-      name: of the kind, for messages.
-      prefix: begins all names of some files and none of others.
-      rules: ordered; the first one that matches a name decides.
-      optional: patterns of our paths that such a file may lack.
-      cut: our paths whose first axis may be longer in the source.
+      name: name of the kind, for messages.
+      prefix: prefix that either all names of a file have or none.
+      rules: of the rules that match a name, the first applies.
+      optional: regular expressions of our paths that may be missing in a file.
+      cut: our paths whose arrays may have more rows in the source; these are cut off.
     """
 
     name: str
@@ -116,13 +117,13 @@ class Table:
 
 
 class Report(NamedTuple):
-    """What became of the tensors of a file and of the parameters that it could fill.
+    """The result of loading a file.
 
     Attributes:
       loaded: our path -> source name.
-      reshaped: our paths whose table was cut to the rows that the model has.
-      unused: source names that we have no use for.
-      missing: our paths that the file has nothing for; they keep their initial values.
+      reshaped: our paths whose arrays were cut to the model's number of rows.
+      unused: source names that are not used.
+      missing: our paths that are not in the file and keep their initial values.
     """
 
     loaded: dict[str, str]
@@ -147,21 +148,20 @@ def import_weights(
     target: Mapping[str, tuple[int, ...]],
     where: str,
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Converts the tensors of a file; returns nothing unless all of them fit.
+    """Converts the tensors of a file, if all of them fit.
 
     Args:
       weights: source name -> tensor, see `open_weights`.
       table: names of this kind of file.
-      target: our path -> shape, of all that such a file could fill.
+      target: our path -> shape, of all parameters that the file should provide.
       where: names the file in messages.
 
     Returns:
-      {our path: float32 array}, and what became of everything.
+      {our path: float32 array}, and the report.
 
     Raises:
-      InputError: names that the table does not know, tensors that the model has no
-        place for, parameters that the file lacks, or other shapes. The text lists the
-        first of them with both shapes.
+      InputError: a name is not in the table, a tensor is not in the model, a parameter
+        is not in the file, or the shapes differ.
     """
     pairs, unused, faults = _pair(weights, table, target)
     reshaped = []
@@ -220,7 +220,7 @@ def _pair(
 def export_weights(
     arrays: Mapping[str, np.ndarray], table: Table
 ) -> dict[str, np.ndarray]:
-    """Returns {source name: source array} of all our paths that the table knows."""
+    """Returns {source name: source array} of all our paths that are in the table."""
     out = {}
     for path, array in arrays.items():
         if match := table.source_of(path):
@@ -230,7 +230,7 @@ def export_weights(
 
 
 def shorten(names: Sequence[str]) -> str:
-    """Joins the first few names."""
+    """Joins the first `SHOWN` names and tells how many there are more."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -238,8 +238,8 @@ def shorten(names: Sequence[str]) -> str:
 def _first_axis_last(x: np.ndarray) -> np.ndarray:
     """Maps [A, ...] to a new float32 array [..., A].
 
-    A few rows at a time, which stay in the processor's cache: three times as fast as
-    copying the transposed array at once.
+    Copies a few rows at a time, which stay in the processor's cache: three times as
+    fast as copying the transposed array at once.
     """
     flat = x.reshape(len(x), -1)
     out = np.empty(flat.shape[::-1], np.float32)
@@ -249,7 +249,7 @@ def _first_axis_last(x: np.ndarray) -> np.ndarray:
 
 
 def _translate(name: str, pattern: str, template: str) -> str | None:
-    """Returns the template with the numbers of `name`, None if that does not match."""
+    """Returns `template` with the numbers in `name`, None if it is not a `pattern`."""
     parts, offsets = ["^"], {}
     position = 0
     for match in _NUMBER.finditer(pattern):

@@ -1,11 +1,10 @@
-"""Starting weights of a run: `init.text`, `init.cnn` and `init.model`.
+"""Initial weights of a run: `init.text`, `init.cnn` and `init.model`.
 
 Each names a file, a folder, or a model on the Hugging Face hub; see `hub.fetch`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,35 +16,40 @@ from pixel_bert_jax import trees
 from pixel_bert_jax.config import Init, Model, resolve
 from pixel_bert_jax.convert import bert, resnet
 from pixel_bert_jax.convert.hub import fetch
-from pixel_bert_jax.convert.pretrained import Pretrained, check_fits
+from pixel_bert_jax.convert.pretrained import (
+    CONFIG,
+    Pretrained,
+    check_fits,
+    read_object,
+)
 from pixel_bert_jax.convert.rules import Report
 from pixel_bert_jax.convert.weights import FILES, open_weights
 from pixel_bert_jax.data.text import VOCABULARY_FILE, load_tokenizer
 from pixel_bert_jax.types import InputError, Params
 
-CONFIG = "config.json"
-# Field of BERT's config.json -> field of config.model; and the values it must have.
+# Field of BERT's config.json -> field of config.model.
 BERT_FIELDS = {
     "hidden_size": "features",
     "num_hidden_layers": "layers",
     "num_attention_heads": "heads",
     "intermediate_size": "hidden",
 }
+# Field of BERT's config.json -> the only supported value.
 BERT_FIXED = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
     "position_embedding_type": "absolute",
 }
-# Fields of config.model in which a run must equal the trained model it starts from.
+# Fields of config.model that must equal those of the trained model.
 ARCHITECTURE = (
     *("backbone", "front_end", "features", "layers", "heads", "hidden"),
     "max_positions",
 )
 RESNET_FIXED = {"hidden_act": "relu", "downsample_in_bottleneck": False}
 PARAMS = "params" + trees.SEPARATOR
-# Our path -> (path in the trained model, function from that array to ours).
+# Our path -> (path in the trained model, function that maps its array to ours).
 Inherits = Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]
-# Weights -> what is fetched with them; a model may be split over several files.
+# Weights -> patterns of the files to fetch; weights may be split over several files.
 WANTED = {
     file: (CONFIG, VOCABULARY_FILE, f"{file}*", f"{Path(file).stem}-*")
     for file in FILES
@@ -67,11 +71,12 @@ def load(
       vocabulary: tokens of the run's tokenizer.
 
     Returns:
-      {path: array} with "params/..." and "batch_stats/..." paths, to replace those of a
-      new model; and {"text", "cnn": report} for each part that is named.
+      {path: array} with paths "params/..." and "batch_stats/...", and the reports of
+      the loaded parts, by "text" and "cnn".
 
     Raises:
-      InputError: something does not fit.
+      InputError: a file is missing or damaged, or does not fit the model or the
+        vocabulary.
     """
     flat = {path: tuple(leaf.shape) for path, leaf in trees.flatten(shapes).items()}
     arrays: dict[str, np.ndarray] = {}
@@ -112,24 +117,24 @@ def from_trained(
     *,
     inherits: Inherits | None = None,
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Returns the parameters of a trained model, perhaps of another task, for a run.
+    """Returns the parameters of a trained model for a run, perhaps of another task.
 
-    All but the heads has to fit. A head that both have is copied; one that only the run
-    has keeps its initial values, except for what it inherits.
+    Everything except the heads has to fit. Heads of both models are copied. A head that
+    only the run has keeps its initial values, except for the paths in `inherits`.
 
     Args:
       found: the trained model.
       model: config.model of the run.
       shapes: {"params", "batch_stats"}, nested shapes of the run's model.
       where: names the trained model in messages.
-      inherits: our path -> (path in the trained model, function from that array to
-        ours). It counts where the trained model has the other path and not ours.
+      inherits: our path -> (path in the trained model, function that maps its array to
+        ours); used if the trained model has that path and lacks ours.
 
     Returns:
-      {our path: array}, and what became of everything.
+      {our path: array}, and the report.
 
     Raises:
-      InputError: another architecture; lists the differences.
+      InputError: the architecture or a shape differs.
     """
     check_architecture(resolve(found.config).model, model, where)
     have, want = trees.flatten(found.variables), trees.flatten(shapes)
@@ -177,16 +182,16 @@ def check_architecture(theirs: Model, ours: Model, where: str) -> None:
 
 
 def _architecture(model: Model) -> dict[str, Any]:
-    """Returns the fields that decide shapes and operations, {path: plain value}."""
+    """Returns the fields that decide shapes and operations, {path: value}."""
     fields = {
         name: value for name, value in model.to_dict().items() if name in ARCHITECTURE
     }
-    fields["backbone"].pop("frozen_stages")  # decides what is trained, not the model
+    fields["backbone"].pop("frozen_stages")  # affects only the training
     return trees.flatten(fields)
 
 
 def _head_of(path: str) -> str:
-    """Returns the name of the head that a path belongs to, "" if to none."""
+    """Returns the name of the head that a parameter belongs to, "" if to none."""
     parts = path.split(trees.SEPARATOR)
     return parts[2] if parts[:2] == ["params", "heads"] else ""
 
@@ -197,26 +202,23 @@ def _check_config(
     fields: Mapping[str, str] | None = None,
     model: Model | None = None,
 ) -> None:
-    """Compares what shapes do not show, above all the number of attention heads.
+    """Compares what shapes do not show, such as the number of attention heads.
 
     Args:
-      path: a folder with config.json; for a bare file nothing is compared.
-      fixed: field of config.json -> the only value that is supported.
+      path: a folder with config.json; a file is not checked.
+      fixed: field of config.json -> the only supported value.
       fields: field of config.json -> field of config.model that must be equal.
       model: config.model.
 
     Raises:
-      InputError: a folder without config.json, or another architecture.
+      InputError: config.json is missing or damaged, or the architecture differs.
     """
     if not path.is_dir():
         return
     file = path / CONFIG
     if not file.is_file():
         raise InputError(f"{path} has no {CONFIG}, which says what shapes do not show")
-    try:
-        config = dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{file} is damaged: {error}") from error
+    config = read_object(file)
     wrong = [
         f"{theirs} is {config[theirs]}, model.{ours} is {getattr(model, ours)}"
         for theirs, ours in (fields or {}).items()
@@ -232,7 +234,7 @@ def _check_config(
 
 
 def _check_vocabulary(path: Path, vocabulary: Sequence[str]) -> None:
-    """Raises InputError if the folder lists other tokens than those of the run."""
+    """Raises InputError if the folder has a vocabulary other than that of the run."""
     file = path / VOCABULARY_FILE
     if not file.is_file():
         return

@@ -1,13 +1,12 @@
-"""Weight files of other frameworks, read tensor by tensor and without running code.
+"""Reads weight files of other frameworks tensor by tensor, without running their code.
 
-- `.safetensors`, by that library's own reader;
-- `.bin`, `.pth`, `.pt`, as torch has written them since version 1.6. The reader is here
-  because torch, 1 GB, is no dependency, and no light library reads tensors one by one;
-- `.pkl`, as Detectron wrote Caffe2's blobs: its X-152-32x8d is the one published CNN of
-  the paper's larger model.
+- `.safetensors`, with that library;
+- `.bin`, `.pth`, `.pt`, as written by torch since version 1.6. The reader is here
+  because torch (1 GB) is not a dependency and no small library reads single tensors;
+- `.pkl`, Caffe2's blobs as written by Detectron: its X-152-32x8d is the only published
+  CNN of the paper's larger model.
 
-Pickles are read by an unpickler that knows the few names which rebuild an array and
-refuses every other.
+The unpickler resolves only the few names that are needed to rebuild arrays.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from safetensors import SafetensorError, safe_open
 from pixel_bert_jax.types import InputError
 
 ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".pkl")
-# What a folder is looked through for, in this order.
+# Names of weights in a folder, in order of preference.
 FILES = ("model.safetensors", "pytorch_model.bin")
-INDEX = ".index.json"  # of a model that is split over several files
+INDEX = ".index.json"  # suffix of the index of weights that are split over files
 TORCH_DTYPES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -45,13 +44,13 @@ TORCH_DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# How files of torch before 1.6 begin: torch.serialization.MAGIC_NUMBER.
+# First bytes of files of torch before 1.6, from torch.serialization.MAGIC_NUMBER.
 LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 RESAVE = (
     "a file of torch before 1.6; save it anew where torch is installed: "
     "torch.save(torch.load(OLD, weights_only=True), NEW)"
 )
-# What reading a damaged file may raise.
+# Exceptions that a damaged file may cause.
 BROKEN = (
     SafetensorError,
     pickle.UnpicklingError,
@@ -67,20 +66,20 @@ BROKEN = (
     TypeError,
     ValueError,
 )
-NESTED = ("state_dict", "model")  # where training checkpoints keep the weights
+NESTED = ("state_dict", "model")  # names of the weights in training checkpoints
 
 
 class Tensor(NamedTuple):
-    """A tensor of a file, read when it is asked for."""
+    """A tensor of a file, which `read` loads on demand."""
 
     shape: tuple[int, ...]
     get: Callable[[], np.ndarray]
 
     def read(self) -> np.ndarray:
-        """Returns the array; it may be read-only.
+        """Returns the array, which may be read-only.
 
         Raises:
-          InputError: the file is damaged there, or numpy has no such type.
+          InputError: the tensor is damaged, or numpy does not have its type.
         """
         try:
             return self.get()
@@ -91,11 +90,11 @@ class Tensor(NamedTuple):
 
 
 def open_weights(path: Path) -> dict[str, Tensor]:
-    """Lists the tensors of a file, or of a folder that holds one of `FILES`.
+    """Returns {name: tensor} of a file, or of a folder that contains one of `FILES`.
 
     Raises:
-      InputError: there are no weights at `path`, the file is damaged, or it is a
-        pickle that would run code.
+      InputError: there are no weights at `path`, or the file is damaged or a pickle
+        that refers to code.
     """
     return _folder(path) if path.is_dir() else _file(path)
 
@@ -144,15 +143,14 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 class _Storage(NamedTuple):
-    """Memory that tensors of a torch file are views of."""
+    """Memory of which tensors of a torch file are views."""
 
-    dtype: np.dtype
     size: int  # elements
     read: Callable[[], np.ndarray]
 
 
 class _Dtype(NamedTuple):
-    """Stands for a storage class of torch."""
+    """Replaces a storage class of torch."""
 
     dtype: np.dtype
 
@@ -160,10 +158,10 @@ class _Dtype(NamedTuple):
 def _rebuild(
     storage: _Storage, offset: int, shape: Any, stride: Any, *unused: Any
 ) -> Tensor:
-    """Stands for torch._utils._rebuild_tensor_v2, and for its predecessor."""
+    """Replaces torch._utils._rebuild_tensor_v2 and its predecessor."""
     shape, stride = tuple(map(int, shape)), tuple(map(int, stride))
     last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-    if min((*shape, *stride, offset), default=0) < 0 or (
+    if min((*shape, *stride, offset)) < 0 or (
         math.prod(shape) and last >= storage.size
     ):
         raise pickle.UnpicklingError(
@@ -173,7 +171,7 @@ def _rebuild(
 
     def read() -> np.ndarray:
         data = storage.read()
-        # `as_strided` checks nothing.
+        # `as_strided` does not check bounds.
         if data.size != storage.size:
             raise ValueError(f"expected {storage.size} elements, received {data.size}")
         strides = [s * data.itemsize for s in stride]
@@ -184,7 +182,7 @@ def _rebuild(
 
 
 class _BlobType:
-    """Stands for numpy.dtype: types of numbers only."""
+    """Replaces numpy.dtype; supports numeric types only."""
 
     def __init__(self, name: str, *unused: Any):
         if not re.fullmatch(r"[fiub][1248]", name):
@@ -197,34 +195,34 @@ class _BlobType:
 
 
 class _Blob:
-    """Stands for a numpy.ndarray. numpy's own would trust pointers in the file."""
+    """Replaces numpy.ndarray, whose own `__setstate__` trusts the file."""
 
     array: np.ndarray
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, data = state
-        # Python 2's text is bytes.
+        # The bytes of Python 2 are unpickled as text, see `_caffe2`.
         data = data.encode("latin1") if isinstance(data, str) else bytes(data)
         order = "F" if fortran else "C"
         self.array = np.frombuffer(data, kind.dtype).reshape(shape, order=order)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stands for _codecs.encode, by which Python 3 writes bytes in old protocols."""
+    """Replaces _codecs.encode, with which Python 3 writes bytes in old protocols."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in {encoding!r}, expected 'latin1'")
     return text.encode("latin1")
 
 
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds tensors and containers; any other name in the file is refused."""
+    """Rebuilds tensors and containers; rejects any name that is not in `names`."""
 
     def __init__(self, file: Any, names: Mapping[tuple[str, str], Any], **options: Any):
         super().__init__(file, **options)
         self.names = names
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands for a name; see `pickle.Unpickler`."""
+        """Returns the replacement of a name; see `pickle.Unpickler`."""
         if (module, name) not in self.names:
             raise pickle.UnpicklingError(
                 f"it asks for {module}.{name}, which is not part of any weights; such "
@@ -244,7 +242,7 @@ TORCH_NAMES = {
 NUMPY_NAMES = {
     ("_codecs", "encode"): _encode,
     ("numpy", "dtype"): _BlobType,
-    ("numpy", "ndarray"): None,  # an argument of _reconstruct
+    ("numpy", "ndarray"): None,  # only an argument of _reconstruct
     ("numpy.core.multiarray", "_reconstruct"): lambda *unused: _Blob(),
     ("numpy._core.multiarray", "_reconstruct"): lambda *unused: _Blob(),
 }
@@ -276,16 +274,12 @@ def _zip(path: Path) -> Any:
 
     def storage(identity: Any) -> _Storage:
         _, kind, key, _, size = identity[:5]
-        name = f"{folder}data/{key}"
-        expected = size * kind.dtype.itemsize
+        name, dtype = f"{folder}data/{key}", kind.dtype
+        expected = size * dtype.itemsize
         received = archive.getinfo(name).file_size
         if received != expected:
             raise ValueError(f"{name}: expected {expected} bytes, received {received}")
-        return _Storage(
-            kind.dtype,
-            size,
-            lambda: np.frombuffer(archive.read(name), kind.dtype),
-        )
+        return _Storage(size, lambda: np.frombuffer(archive.read(name), dtype))
 
     with archive.open(root) as file:
         unpickler = _Unpickler(file, TORCH_NAMES)
@@ -296,9 +290,8 @@ def _zip(path: Path) -> Any:
 def _caffe2(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         content = _Unpickler(file, NUMPY_NAMES, encoding="latin1").load()
-    blobs = {
-        name: blob.array
+    return {
+        name: Tensor(blob.array.shape, lambda blob=blob: blob.array)
         for name, blob in content.get("blobs", content).items()
         if isinstance(blob, _Blob)
     }
-    return {name: Tensor(x.shape, lambda x=x: x) for name, x in blobs.items()}

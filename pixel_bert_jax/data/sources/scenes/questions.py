@@ -48,7 +48,7 @@ REFERENCES = (
     ("size", "texture", "shape"),
 )
 TRIES = 50  # attempts to find a phrase before another question is sampled
-EVERYTHING = 8  # one in this many "how many" questions counts all objects
+EVERYTHING = 8  # one in this many attempts at "how many" is about all objects
 
 Phrase = dict[str, str]  # some of NAMES -> value
 
@@ -78,7 +78,7 @@ class Question:
 
 
 def value(thing: SceneObject, name: str) -> str:
-    """Returns the attribute of an object that one of NAMES names."""
+    """Returns an attribute of an object; `name` is one of NAMES."""
     return getattr(thing, name)
 
 

@@ -111,8 +111,8 @@ def say(attributes: Mapping[str, str], plural: bool = False) -> str:
       plural: whether the noun is in the plural.
     """
     noun = attributes.get("shape", "object")
-    # The colour is in the middle, so that which side of it a masked word is on tells
-    # a size from a texture.
+    # The colour is in the middle, so that a masked size and a masked texture are on
+    # different sides of it.
     order = ("size", "colour", "texture")
     adjectives = [attributes[name] for name in order if name in attributes]
     return " ".join([*adjectives, PLURALS[noun] if plural else noun])
