@@ -90,16 +90,16 @@ class Store:
             step = None
         if not damaged:
             return step
-        told = "; ".join(damaged.values())
+        message = "; ".join(damaged.values())
         # A run can continue without a best checkpoint, but not without a latest one.
         if step is None and self.folder.name == LATEST:
-            raise InputError(f"{told}; no other is intact")
+            raise InputError(f"{message}; no other is intact")
         found = "none" if step is None else f"step {step}, which is intact"
         if not self._fallback:
             raise InputError(
-                f"{told}; --config.checkpoint.fallback=True continues from {found}"
+                f"{message}; --config.checkpoint.fallback=True continues from {found}"
             )
-        print(f"warning: {told}; continuing from {found}", file=sys.stderr)
+        print(f"warning: {message}; continuing from {found}", file=sys.stderr)
         if not self._read_only:
             for number in damaged:
                 place = self.folder / str(number)

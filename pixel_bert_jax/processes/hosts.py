@@ -170,7 +170,7 @@ def _listen(
     Returns:
       The verdict, and the connections to all other processes by their names.
     """
-    came = {0: own}
+    reports = {0: own}
     connections = []
     deadline = time.monotonic() + group.timeout
     verdict = ""
@@ -182,7 +182,7 @@ def _listen(
             f"--coordinator_address: {error}"
         ) from error
     with server:
-        while len(came) < group.processes and not verdict:
+        while len(reports) < group.processes and not verdict:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
@@ -194,25 +194,25 @@ def _listen(
             stack.callback(connection.close)
             connection.settimeout(min(left, PATIENCE))
             try:
-                said = receive(connection)
-                number, host = int(said["process"]), str(said["host"])
-                _ = said["facts"].items()
+                report = receive(connection)
+                number, host = int(report["process"]), str(report["host"])
+                _ = report["facts"].items()
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 connection.close()  # not a process of this run
                 continue
-            connections.append((said, connection))
-            if number in came or not 0 < number < group.processes:
-                first = came.get(number, {"host": "not expected"})["host"]
+            connections.append((report, connection))
+            if number in reports or not 0 < number < group.processes:
+                first = reports.get(number, {"host": "not expected"})["host"]
                 verdict = (
                     f"two processes have the number {number} of "
                     f"{group.processes}: {first} and {host}"
                 )
-            came.setdefault(number, said)
-    verdict = verdict or _verdict(group, came)
+            reports.setdefault(number, report)
+    verdict = verdict or _verdict(group, reports)
     for _, connection in connections:
         with contextlib.suppress(OSError):
             send(connection, verdict)
-    return verdict, {_name(said): connection for said, connection in connections}
+    return verdict, {_name(report): connection for report, connection in connections}
 
 
 def _report(
@@ -240,31 +240,31 @@ def _report(
             time.sleep(RETRY)
 
 
-def _name(said: Mapping[str, Any]) -> str:
-    return f"process {said['process']} ({said['host']})"
+def _name(report: Mapping[str, Any]) -> str:
+    return f"process {report['process']} ({report['host']})"
 
 
-def _verdict(group: Group, came: Mapping[int, Mapping[str, Any]]) -> str:
-    missing = [str(n) for n in range(group.processes) if n not in came]
+def _verdict(group: Group, reports: Mapping[int, Mapping[str, Any]]) -> str:
+    missing = [str(n) for n in range(group.processes) if n not in reports]
     if not missing:
-        return _differences(came)
-    joined = ", ".join(f"{n} ({came[n]['host']})" for n in sorted(came))
+        return _differences(reports)
+    joined = ", ".join(f"{n} ({reports[n]['host']})" for n in sorted(reports))
     return (
         f"process {', '.join(missing)} of {group.processes} did not join within "
         f"{group.timeout:.0f} s; joined: {joined}"
     )
 
 
-def _differences(came: Mapping[int, Mapping[str, Any]]) -> str:
+def _differences(reports: Mapping[int, Mapping[str, Any]]) -> str:
     """Names the facts in which a process differs from process 0; "" if none."""
     lines = []
-    first = traverse_util.flatten_dict(came[0]["facts"], sep=".")
-    for n in sorted(came):
-        other = traverse_util.flatten_dict(came[n]["facts"], sep=".")
+    first = traverse_util.flatten_dict(reports[0]["facts"], sep=".")
+    for n in sorted(reports):
+        other = traverse_util.flatten_dict(reports[n]["facts"], sep=".")
         paths = sorted(p for p in first.keys() | other if first.get(p) != other.get(p))
         lines += [
-            f"process {n} ({came[n]['host']}) has {path} = {other.get(path)!r}, "
-            f"process 0 ({came[0]['host']}) has {first.get(path)!r}"
+            f"process {n} ({reports[n]['host']}) has {path} = {other.get(path)!r}, "
+            f"process 0 ({reports[0]['host']}) has {first.get(path)!r}"
             for path in paths[:SHOWN]
         ]
     return "; ".join(lines)
@@ -281,8 +281,8 @@ def compare(facts: Mapping[str, Any]) -> None:
     """
     if not several():
         return
-    said = _everyone({"host": socket.gethostname(), "facts": facts})
-    if verdict := _differences(dict(enumerate(said))):
+    reports = _everyone({"host": socket.gethostname(), "facts": facts})
+    if verdict := _differences(dict(enumerate(reports))):
         raise HostError(verdict)
 
 
