@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from pixel_bert_jax import objectives, trees
 from pixel_bert_jax.checkpoints.checkpointing import FORMAT
 from pixel_bert_jax.config import Config, resolve
+from pixel_bert_jax.data.augment import Augmentation
 from pixel_bert_jax.data.corpora import Corpora, data_root
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.plan import TrainPlan
@@ -136,8 +137,16 @@ class Experiment:
         groups, accumulate = self.config.groups, self.config.optim.accumulate
         sharding.check_groups(groups, accumulate, sharding.data_shards(self.mesh))
         _ = self.train_index  # missing data are reported before a tokenizer is sought
-        task = self.task
+        task, _ = self.task, self.augmentation
         return self.corpora.train_plan(negatives=task.negatives, images=task.images)
+
+    @functools.cached_property
+    def augmentation(self) -> Augmentation:
+        """What is drawn for each training image."""
+        data = self.config.data
+        return Augmentation.of(
+            self.config.seed, data.random_short_side, data.short_side, data.mirror
+        )
 
     @property
     def local_groups(self) -> np.ndarray:

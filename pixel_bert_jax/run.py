@@ -354,6 +354,7 @@ def open_stream(
         rows=experiment.local_groups,
         targets=experiment.task.targets,
         blank_images=data.blank_images,
+        augmentation=experiment.augmentation,
     )
 
 

@@ -41,6 +41,7 @@ LAYERS = {
     "data.index": 1,
     "data.text": 1,
     "data.images": 1,
+    "data.augment": 1,
     "data.exclude": 1,
     "data.overlap": 1,
     "data.sources": 1,

@@ -158,6 +158,9 @@ class Data(Section):
     max_text_length: Annotated[int, Range(3)] = 32  # at least [CLS], a word, [SEP]
     short_side: Positive = 800
     long_side: Positive = 1333
+    # In training; see data/augment.py.
+    random_short_side: Count = 0  # smallest drawn shorter side; 0: always `short_side`
+    mirror: bool = False
     canvases: tuple[str, ...] = (
         "1088x800",
         "1216x800",

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pixel_bert_jax.data import geometry, images
+from pixel_bert_jax.data.augment import Augmentation
 from pixel_bert_jax.data.fields import EVALUATION_FIELDS, FIELDS, Field
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
@@ -79,6 +80,7 @@ class BatchMaker:
       closing: once set, work ends with `ClosedError`.
       targets: makes arrays of the texts' annotations.
       blank: read no image; all sizes are (0, 0).
+      augmentation: what is drawn for each image; None: nothing.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class BatchMaker:
         closing: threading.Event,
         targets: Targets | None = None,
         blank: bool = False,
+        augmentation: Augmentation | None = None,
     ):
         self._plan = plan
+        self._augmentation = augmentation
         self._index = index
         self._skip = skip
         self._rows = rows
@@ -131,6 +135,12 @@ class BatchMaker:
             "example_mask": texts >= 0,
         }
         arrays["source_size"], arrays["image_size"] = self._sizes(shown)
+        mirrored = None
+        if self._augmentation:
+            short, mirrored = self._augmentation.draw(
+                step, arrays["example_id"], shown.shape[1]
+            )
+            arrays["image_size"] = self._sizes(shown, short)[1]
         arrays["text_ids"], arrays["text_mask"] = self._texts(corpus, texts)
         if self._partners:
             others = planned.other_images[rows]
@@ -145,6 +155,11 @@ class BatchMaker:
                 self._annotations(corpus, texts), texts.shape
             )
         found = {} if self._blank_images else self._read(wanted)
+        if mirrored is not None:
+            for g, m in np.argwhere(mirrored):
+                height, width = arrays["source_size"][g, m]
+                valid = image[g, m, :height, :width]
+                valid[:] = valid[:, ::-1].copy()
         bad = [(row, one.reason) for row, one in found.items() if one.reason]
         bad_rows = [row for row, _ in bad]
         failed = np.isin(shown, bad_rows).any(axis=1)
@@ -173,14 +188,24 @@ class BatchMaker:
     def _blank(self, image_rows: np.ndarray, source: int) -> np.ndarray:
         return np.zeros((*image_rows.shape, source, source, 3), np.uint8)
 
-    def _sizes(self, image_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns source_size and image_size of image rows, int32 [G, M, 2] each."""
+    def _sizes(
+        self, image_rows: np.ndarray, short: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns source_size and image_size of image rows, int32 [G, M, 2] each.
+
+        Args:
+          image_rows: int [G, M].
+          short: int [G, M], shorter sides instead of the plan's; longer sides are
+            bounded in proportion, so that images fit the plan's canvas.
+        """
         plan = self._plan
+        short = np.full(image_rows.shape, plan.short) if short is None else short
+        long = plan.long * short // plan.short
         shown = (image_rows[..., None] >= 0) & (not self._blank_images)
         original = np.where(shown, self._index.sizes[image_rows], 0)
         return (
             geometry.source_sizes(original, plan.source_canvases),
-            geometry.target_sizes(original, plan.short, plan.long, plan.minimum),
+            geometry.target_sizes(original, short, long, plan.minimum),
         )
 
     def _texts(

@@ -49,7 +49,10 @@ def format_canvas(canvas: Size) -> str:
 
 
 def target_sizes(
-    sizes: np.ndarray, short: int, long: int, minimum: int = MINIMUM_SIDE
+    sizes: np.ndarray,
+    short: int | np.ndarray,
+    long: int | np.ndarray,
+    minimum: int = MINIMUM_SIDE,
 ) -> np.ndarray:
     """Returns the sizes that images are resized to, int32 [..., 2] (height, width).
 
@@ -61,17 +64,19 @@ def target_sizes(
 
     Args:
       sizes: integers [..., 2], (height, width) in pixels; (0, 0) stays (0, 0).
-      short: length of the shorter side, pixels, unless `long` limits it.
-      long: greatest length of the longer side, pixels.
+      short: length of the shorter side, pixels, unless `long` limits it; an integer, or
+        one for each size, [...].
+      long: greatest length of the longer side, pixels; likewise.
       minimum: smallest length of a side, pixels.
 
     Raises:
       InputError: not 0 < minimum <= short <= long, or a side is not positive.
     """
-    if not 0 < minimum <= short <= long:
+    short, long = (np.asarray(side, np.int64)[..., None] for side in (short, long))
+    if not (minimum > 0 and (minimum <= short).all() and (short <= long).all()):
         raise InputError(
             "Expected 0 < minimum <= short <= long for the target size, received "
-            f"minimum={minimum}, short={short}, long={long}."
+            f"minimum={minimum}, short={short.squeeze()}, long={long.squeeze()}."
         )
     sizes = _checked(sizes)
     shorter = sizes.min(axis=-1, keepdims=True)

@@ -30,6 +30,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import numpy as np
 import tensorflow as tf
 
+from pixel_bert_jax.data.augment import Augmentation
 from pixel_bert_jax.data.batches import BatchMaker, ClosedError, Made
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
@@ -91,6 +92,7 @@ class Stream:
         prefetch: int = 2,
         targets: Targets | None = None,
         blank_images: bool = False,
+        augmentation: Augmentation | None = None,
     ):
         """Checks the arguments and starts to read ahead.
 
@@ -116,6 +118,7 @@ class Stream:
           prefetch: number of batches to make ahead, at least 1.
           targets: makes arrays of the texts' annotations.
           blank_images: read no image; all sizes are (0, 0).
+          augmentation: random sizes and mirroring; None: neither.
 
         Raises:
           InputError: an argument is invalid.
@@ -165,6 +168,7 @@ class Stream:
             closing=self._closing,
             targets=targets,
             blank=blank_images,
+            augmentation=augmentation,
         )
         self._iterator = self._dataset(start, stop, max(prefetch, 1))
         _OPEN.add(self)

@@ -4,19 +4,25 @@ Normalisation is that of the official evaluator (GT-Vision-Lab/VQA, vqaEval.py) 
 quirks, so that metrics agree with published ones to the last digit. Vocabulary and soft
 targets are those of the winner of the 2017 challenge (Teney et al., arXiv 1708.02711),
 which are commonly used: answers with at least 9 occurrences, 3,129 on the official
-train and val files.
+train and val files. To count them, for `config.data.answers`:
+
+    python -m pixel_bert_jax.data.vqa_answers --output=answers.json \
+      v2_mscoco_train2014_annotations.json v2_mscoco_val2014_annotations.json
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pixel_bert_jax.types import InputError
+from pixel_bert_jax.data import durable
+from pixel_bert_jax.types import EXIT_BAD_INPUT, InputError
 
 MINIMUM_OCCURRENCES = 9
 
@@ -193,3 +199,51 @@ def read_vocabulary(path: Path) -> AnswerVocabulary:
         return AnswerVocabulary(content)
     except (InputError, TypeError) as error:
         raise InputError(f"answer list {path}: {error}") from error
+
+
+def annotated_answers(paths: Iterable[Path]) -> Iterator[str]:
+    """Yields `multiple_choice_answer` of every question of official annotation files.
+
+    Raises:
+      InputError: a file is missing or has another form.
+    """
+    for path in paths:
+        try:
+            records = json.loads(path.read_text("utf-8"))["annotations"]
+            yield from (record["multiple_choice_answer"] for record in records)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: expected the annotations of VQA 2.0, "
+                f'{{"annotations": [{{"multiple_choice_answer": ...}}]}}: {error!r}'
+            ) from error
+
+
+def main() -> int:
+    """Counts the answers of annotation files and returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pixel_bert_jax.data.vqa_answers",
+        description="Writes the answers of VQA 2.0 that are frequent enough.",
+    )
+    parser.add_argument("annotations", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, required=True, help="a JSON list")
+    parser.add_argument(
+        "--minimum",
+        type=int,
+        default=MINIMUM_OCCURRENCES,
+        help="questions that an answer belongs to; default: %(default)s",
+    )
+    given = parser.parse_args()
+    try:
+        found = count_vocabulary(annotated_answers(given.annotations), given.minimum)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    durable.write(given.output, json.dumps(found.answers, indent=0) + "\n")
+    print(f"{len(found):,} answers in {given.output}, SHA-256 {found.fingerprint}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,8 @@
 """The answers of VQA: vocabulary, soft targets, files."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -65,6 +67,31 @@ def test_broken_lists(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         vqa_answers.read_vocabulary(path)
+
+
+def test_one_command_counts_the_answers_of_several_files(tmp_path):
+    files = []
+    for name, answers in (("train", "yes yes 2 no"), ("val", "yes Two. no")):
+        records = [{"multiple_choice_answer": a} for a in answers.split()]
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps({"annotations": records}))
+    output = tmp_path / "answers.json"
+    program = [sys.executable, "-m", "pixel_bert_jax.data.vqa_answers"]
+    command = [*program, f"--output={output}", "--minimum=2"]
+
+    def run(*paths):
+        words = [*command, *map(str, paths)]
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+
+    done = run(*files)
+    assert done.returncode == 0, done.stderr
+    assert "3 answers in" in done.stdout
+    assert vqa_answers.load_answers(str(output), None).answers == ("yes", "2", "no")
+    output.unlink()
+    files[1].write_text('{"questions": []}')
+    done = run(*files)
+    assert done.returncode == 2 and "val.json: expected the annotations" in done.stderr
+    assert not output.exists()
 
 
 def test_the_published_list(real_data):
