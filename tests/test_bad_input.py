@@ -160,6 +160,7 @@ def test_unknown_policy_for_bad_images(photos):
         experiment(photos, data__on_bad_image="skp")
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize(
     "policy", [pytest.param("error", marks=pytest.mark.slow), "skip"]
 )
@@ -181,6 +182,7 @@ def test_exit_code_of_bad_images(photos, policy):
     assert ".jpg: not a whole JPEG" in outcome.output
 
 
+@pytest.mark.runs
 def test_a_photo_deleted_after_indexing_ends_the_run_with_its_name(photos):
     changes = photos.changes | {"eval__every": "0 steps"}
     _ = experiment(photos, eval__every="0 steps").train_index
@@ -194,6 +196,7 @@ def test_a_photo_deleted_after_indexing_ends_the_run_with_its_name(photos):
     assert "Traceback" not in outcome.output
 
 
+@pytest.mark.runs
 def test_a_run_that_stopped_at_a_broken_photo_goes_on_without_it(photos, tmp_path):
     workdir = tmp_path / "run"
     changes = photos.changes | {
@@ -237,6 +240,7 @@ def test_a_figure_that_no_evaluation_gives(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.runs
 def test_too_many_updates_that_are_not_finite(tmp_path):
     changes = {
         "optim__groups__transformer__learning_rate": 1e38,

@@ -13,6 +13,8 @@ from pixel_bert_jax import trained, trees
 from pixel_bert_jax.convert.pretrained import from_pretrained
 from tests import runs
 
+pytestmark = pytest.mark.runs
+
 
 def launch(straight, *flags, **changes):
     """Runs a mode on the straight run's index; changes as of `runs.argument`."""

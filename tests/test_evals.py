@@ -14,6 +14,7 @@ EVALS = {
 }
 
 
+@pytest.mark.runs
 def test_evaluators_have_splits_and_periods_of_their_own(straight, tmp_path):
     metric = "seen/scenes/match"
     fields = {"evals": EVALS, "checkpoint__best_metric": metric}

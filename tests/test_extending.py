@@ -88,6 +88,7 @@ def test_examples_are_short(repository):
         assert len(content.splitlines()) <= 80, path
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_train(extended, name):
     # `retrieval.tiny` has scenes of its own in its corpora.
@@ -103,6 +104,7 @@ def test_examples_train(extended, name):
         assert all(0.01 < line["contrast/loss"] < 10 for line in lines)
 
 
+@pytest.mark.runs
 def test_contrast_is_refused_where_a_batch_is_split(extended):
     code = (
         "from pixel_bert_jax.config import load\n"

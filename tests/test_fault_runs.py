@@ -19,6 +19,8 @@ from pixel_bert_jax.run import on_sigterm
 from pixel_bert_jax.trees import digest
 from tests import runs
 
+pytestmark = pytest.mark.runs
+
 DEVICES = "JAX_NUM_CPU_DEVICES"
 
 

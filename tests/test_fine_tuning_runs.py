@@ -11,6 +11,8 @@ from pixel_bert_jax.convert.pretrained import from_pretrained
 from pixel_bert_jax.data.sources.scenes.questions import ANSWERS
 from tests import runs
 
+pytestmark = pytest.mark.runs
+
 CORPORA = {
     "vqa": {"source": "scenes_vqa", "questions_per_scene": 2},
     "nlvr2": {"source": "scenes_nlvr2", "statements_per_set": 2},

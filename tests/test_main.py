@@ -67,6 +67,7 @@ def test_a_refusal_comes_before_jax_is_imported():
     assert not re.search(r"\| +(jax|tensorflow|orbax)\b", outcome.output)
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize("data", ["", "/no/such/folder"])
 def test_the_papers_own_size_says_what_it_needs(data):
     outcome = start("--config=configs/pretrain.py", PIXEL_BERT_DATA=data)
@@ -80,6 +81,7 @@ def test_the_papers_own_size_says_what_it_needs(data):
     )
 
 
+@pytest.mark.runs
 def test_flickr8k_without_data_says_what_it_needs(tmp_path):
     flags = ("--config=configs/pretrain.py:flickr8k", f"--workdir={tmp_path / 'run'}")
     outcome = start(*flags, PIXEL_BERT_DATA="")
@@ -90,6 +92,7 @@ def test_flickr8k_without_data_says_what_it_needs(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.runs
 def test_a_config_is_found_from_any_working_directory(tmp_path):
     config = f"--config={runs.ROOT / 'configs' / 'pretrain.py'}"
     environment = {"PYTHONPATH": str(runs.ROOT)}
@@ -114,6 +117,7 @@ def test_a_run_is_quiet(straight):
     assert steps == [str(n) for n in range(1, runs.STEPS + 1)]
 
 
+@pytest.mark.runs
 def test_evaluation_of_a_checkpoint_needs_no_training_data(straight):
     """Unseen scenes, far too few of them to train on, and figures of every kind."""
     outcome = runs.run(

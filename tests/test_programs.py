@@ -9,6 +9,8 @@ from configs import pretrain
 from pixel_bert_jax import train
 from tests import runs
 
+pytestmark = pytest.mark.runs
+
 CANVASES = ("112x96", "96x112", "96x96")
 
 

@@ -45,6 +45,7 @@ def test_kill_and_resume(straight, tmp_path):
     assert steps == list(range(1, runs.STEPS + 1))  # none twice
 
 
+@pytest.mark.runs
 def test_a_finished_run_says_so_and_changes_nothing(straight):
     def files() -> dict[Path, tuple[int, int]]:
         found = [path for path in straight.workdir.rglob("*") if path.is_file()]

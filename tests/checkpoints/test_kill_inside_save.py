@@ -11,6 +11,8 @@ from pixel_bert_jax.checkpoints.checkpointing import Checkpoints
 from pixel_bert_jax.trees import digest
 from tests import runs, slow_save
 
+pytestmark = pytest.mark.runs
+
 # Seconds after a line of the program; a save of this state takes about half a second,
 # to which the manifest adds one.
 POINTS = [("saving", float(s)) for s in np.linspace(0, 0.45, 5)]

@@ -117,7 +117,13 @@ def test_both_parts_come_back_bit_for_bit(load, text, cnn, variables):
 
 @pytest.mark.parametrize(
     ("configs", "preset"),
-    [(c, p) for c in (pretrain, vqa, nlvr2, retrieval) for p in c.PRESETS if p],
+    [
+        # The deeper CNN has no other names.
+        pytest.param(c, p, marks=pytest.mark.slow if "x152" in p else ())
+        for c in (pretrain, vqa, nlvr2, retrieval)
+        for p in c.PRESETS
+        if p
+    ],
 )
 def test_every_parameter_of_a_preset_is_accounted_for(configs, preset):
     config = resolve(configs.get_config(preset))

@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.runs
+
 pytest.importorskip("torch")
 
 TOLERANCE = 1e-4

@@ -367,7 +367,7 @@ def test_close_stops_all_threads(index):
 @pytest.mark.parametrize(
     "ending",
     [
-        "pass",
+        pytest.param("pass", marks=pytest.mark.runs),
         pytest.param("stream.close()", marks=pytest.mark.slow),
         pytest.param("raise SystemExit(3)", marks=pytest.mark.slow),
     ],

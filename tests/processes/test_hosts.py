@@ -192,6 +192,7 @@ os._exit(hosts.leave(0))
 """
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize(
     ("way", "code", "text"),
     [
@@ -215,6 +216,7 @@ def test_the_end_of_one_is_that_of_all(way, code, text):
             assert re.search(r"process 0 \(.*\) ended: disk full", outcome.output)
 
 
+@pytest.mark.runs
 def test_one_that_does_not_come_ends_a_real_launch_in_time(tmp_path):
     flags = [*runs.place(tmp_path / "run", tmp_path / "index")]
     flags += [f"--coordinator_address=localhost:{runs.free_port()}"]

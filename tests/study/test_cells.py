@@ -12,6 +12,8 @@ from pixel_bert_jax.study.cells import Cell, Failed, Runner, run_all
 from pixel_bert_jax.types import InputError
 from tests import runs
 
+pytestmark = pytest.mark.runs
+
 STUDY = """
 def get_study(name):
     cells = {

@@ -158,12 +158,17 @@ MESHES["data8_fsdp2_model4"] = (64, {"fsdp": 2, "model": 4})
 PRESETS = {"r50": pretrain, "x152": pretrain}
 
 
+@functools.cache
+def shapes_of(name):
+    return dry_run.Planned(resolve(PRESETS[name].get_config(name))).variable_shapes
+
+
 def outline(name, mesh):
     """Returns a line for each kind of parameter: how many, shape, how it is split."""
     config = resolve(PRESETS[name].get_config(name))
     devices, changes = MESHES[mesh]
     sizes = sharding.mesh_sizes(vars(config.mesh) | changes, devices)
-    params = dry_run.Planned(config).variable_shapes["params"]
+    params = shapes_of(name)["params"]
     specs = sharding.parameter_specs(params, sizes, config.sharding)
     sharding.check_spread(params, sizes, config.sharding, config.sharding_tolerance)
     lines = Counter(
