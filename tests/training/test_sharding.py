@@ -1,5 +1,6 @@
 """The mesh, where parameters and their optimizer's moments lie, groups that divide."""
 
+import functools
 import os
 import re
 from collections import Counter
