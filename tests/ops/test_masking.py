@@ -149,3 +149,11 @@ def test_the_choice_belongs_to_the_key():
 @pytest.mark.parametrize(("length", "slots"), [(32, 9), (22, 8), (1, 5), (100, 19)])
 def test_default_slots_are_the_ceiling_of_15_percent_and_4(length, slots):
     assert max_masked(length) == slots
+
+
+def test_padding_is_never_chosen_whatever_its_ids():
+    ids, mask = texts()
+    filled = np.where(mask, ids, 7).astype(np.int32)  # a word behind the end
+    chosen = chosen_of(run(filled, mask))
+    np.testing.assert_array_equal(chosen, chosen_of(run(ids, mask)))
+    assert chosen.any() and not chosen[~mask].any()
