@@ -160,6 +160,7 @@ def full_size(config, preset, training):
             + pretrain.COCO_FILES[1:],
         ),
     )
+    config.optim.warmup = "5 %"
     config.optim.decays = ("12 epochs", "16 epochs")
     config.optim.clip_norm = 4.0
     config.dry_run.shards = 16

@@ -171,7 +171,8 @@ class Evaluation:
                 continue
             for one in overlap:
                 hosts.say(f"warning: before, the model it started from: {one}")
-        allowed = self.experiment.config.data.allow_overlap
+        # Who evaluates the training split means what is trained on.
+        allowed = "train", *self.experiment.config.data.allow_overlap
         self.trained_on = check_overlaps(found, self.split, allowed)
 
     def gives(self, metric: str) -> bool:

@@ -1,12 +1,15 @@
 """Several evaluators in one run, each with its own split and period."""
 
+import json
+
 import pytest
 
 from pixel_bert_jax.checkpoints.checkpointing import BEST, Checkpoints
-from pixel_bert_jax.evaluate import evaluations
+from pixel_bert_jax.evaluate import evaluations, training_indexes
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.types import InputError
 from tests import runs
+from tests.data.conftest import encoded, photo
 
 EVALS = {
     "held": {"type": "probe", "every": "4 steps"},
@@ -16,7 +19,7 @@ EVALS = {
 
 @pytest.mark.runs
 def test_evaluators_have_splits_and_periods_of_their_own(straight, tmp_path):
-    metric = "seen/scenes/match"
+    metric = "trained_on/seen/scenes/match"
     fields = {"evals": EVALS, "checkpoint__best_metric": metric}
     config = runs.FILE + runs.argument(**fields)
     flags = runs.place(tmp_path, straight.index_dir)
@@ -28,11 +31,14 @@ def test_evaluators_have_splits_and_periods_of_their_own(straight, tmp_path):
         for line in runs.log(tmp_path)
         if "evaluation" in line
     }
-    names = {step: {name.split("/")[0] for name in x} for step, x in found.items()}
-    assert names == {4: {"held"}, 6: {"seen"}, 8: {"held"}, 12: {"held", "seen"}}
+    names = {
+        step: {name.partition("/scenes/")[0] for name in x} for step, x in found.items()
+    }
+    held, seen = "held", "trained_on/seen"
+    assert names == {4: {held}, 6: {seen}, 8: {held}, 12: {held, seen}}
     # 8 scenes and 48, of two captions each.
     assert found[12]["held/scenes/texts"] == 16
-    assert found[12]["seen/scenes/texts"] == 96
+    assert found[12]["trained_on/seen/scenes/texts"] == 96
     (alone,) = [x for x in straight.lines if x["step"] == 12 and "evaluation" in x]
     for name, value in alone["evaluation"].items():
         assert found[12][f"held/{name}"] == value, name
@@ -58,6 +64,33 @@ def test_an_entry_that_cannot_be_meant(entry, message):
     config = runs.config(evals={"x": {"type": "probe"} | entry})
     with pytest.raises(InputError, match=message):
         evaluations(Experiment(config))
+
+
+def test_photos_that_are_trained_on_are_refused_or_named(tmp_path):
+    for n in range(12):
+        (tmp_path / f"{n}.jpg").write_bytes(encoded(photo(40, 50, n)))
+    lines = [json.dumps({"image": f"{n}.jpg", "texts": ["a red"]}) for n in range(12)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    corpus = {"source": "jsonl", "name": "own", "annotations": "a.jsonl"}
+    fields = {
+        "data__corpora": (corpus,),
+        "data__root": str(tmp_path),
+        "data__index_dir": str(tmp_path / "index"),
+        "groups": 4,
+    }
+    experiment = Experiment(runs.config(**fields))
+    trained = training_indexes(experiment, [experiment.config])
+    (one,) = evaluations(experiment)
+    with pytest.raises(InputError, match=r"12 of the 12 held-out photos .* trained on"):
+        one.compare(trained)
+    experiment = Experiment(runs.config(**fields, data__allow_overlap=("evaluate",)))
+    (one,) = evaluations(experiment)
+    one.compare(trained)
+    assert one.gives("trained_on/own/match") and not one.gives("own/match")
+    # Photos of an earlier training are reported, and may be evaluated.
+    (again,) = evaluations(Experiment(runs.config(**fields)))
+    again.compare([one._replace(earlier=True) for one in trained])
+    assert again.gives("own/match")
 
 
 @pytest.mark.slow
