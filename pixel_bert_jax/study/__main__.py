@@ -75,6 +75,7 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="part of the cells' names")
     parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--figure", type=Path, help="draw the table into this file")
     parser.add_argument("--again", default="", help="CELL-SEED: run it again, compare")
     given, flags = parser.parse_known_args()
     try:
@@ -96,6 +97,10 @@ def main() -> int:
         seeds = range(given.first_seed, given.first_seed + given.seeds)
         failed = [] if given.table else run_all(runner, seeds, given.only)
         rows = collect(study, runner, seeds)
+        if given.figure:
+            from pixel_bert_jax.study.figure import draw
+
+            draw(rows, given.figure)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
