@@ -123,6 +123,19 @@ def test_retrieval_is_the_cross_entropy_against_the_hardest(hardest):
     assert float(sums["accuracy"][0]) == first
 
 
+def test_a_negative_of_equal_score_counts_against_the_own_text():
+    fields = {"weight": 1.0, "negatives": 7, "hardest": 3}
+    (objective,) = objectives.build({"retrieval": fields})
+    batch = candidates(6, 2, 7)
+    task = small.task(objectives={"retrieval": fields})
+    view = VIEWS["clean"](batch, jax.random.key(0), jnp.zeros(()), task.settings)
+    heads = small.Heads({"retrieval": lambda pooled: jnp.zeros(len(pooled))})
+    found = small.loss_of(objective, view, heads, fused=encoded(6 * 16))
+    real = batch["example_mask"].reshape(12, 8)[:, 0].sum()
+    assert tuple(map(float, found.metrics["accuracy"])) == (0, real)
+    np.testing.assert_allclose(found.total, real * np.log(4), rtol=1e-6)
+
+
 def test_only_the_hardest_negatives_have_a_gradient():
     fields = {"weight": 1.0, "negatives": 7, "hardest": 3}
     (objective,) = objectives.build({"retrieval": fields})
