@@ -25,7 +25,7 @@ from pixel_bert_jax.config import choose
 # Basic blocks after one 3x3 convolution, all of them trained.
 SMALL_CNN = dict(inner=(), stem="conv3", frozen_stages=-1)
 # Two groups as in the paper, but AdamW for both, since the CNN has no ImageNet weights
-# (compared in docs/results.md).
+# (compared in docs/history.md).
 ADAMW = dict(kind="adamw", weight_decay=1e-2, beta1=0.9, beta2=0.99, epsilon=1e-6)
 
 
@@ -38,7 +38,7 @@ def tiny():
     config.texts_per_group = 5
 
     # What a small model that starts from scratch needs instead of ImageNet weights, see
-    # docs/results.md. Masked words of swapped captions do not count, since the image
+    # docs/history.md. Masked words of swapped captions do not count, since the image
     # does not show them.
     with config.unlocked():
         config.objectives.image_words = dict(weight=0.2)

@@ -276,8 +276,11 @@ def evaluations(
                     f"{where}.{what} is {value!r}{nearest(value, valid)}; valid: "
                     f"{', '.join(valid)}"
                 )
-        if "seed" in entry:
-            raise InputError(f"{where} has no field 'seed'; set eval.seed, for all")
+        for field in ("seed", "sample_pixels"):
+            if field in entry:
+                raise InputError(
+                    f"{where} has no field {field!r}; set eval.{field}, for all"
+                )
         options = resolve_section(Eval, {**config.eval.to_dict(), **entry}, where)
         if oracle is not None:
             options = dataclasses.replace(options, oracle=oracle)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from pixel_bert_jax import metrics, trained
+from pixel_bert_jax import metrics, objectives, trained
 from pixel_bert_jax.checkpoints import checkpointing
 from pixel_bert_jax.config import resolve
 from pixel_bert_jax.convert import starting
@@ -45,7 +45,13 @@ def restore_or_create(
     meta = checkpoints.read_meta()
     where = f"the checkpoint in {workdir}"
     old = resolve(meta["config"])
-    checkpointing.check_same_config(old.to_dict(), config.to_dict(), where)
+    checkpointing.check_same_config(
+        *(
+            one.to_dict() | {"objectives": objectives.complete(one.objectives)}
+            for one in (old, config)
+        ),
+        where,
+    )
     if meta.get("answers") != experiment.meta["answers"]:
         raise InputError(
             f"{where} has other answers, or another order of them, than data.answers "

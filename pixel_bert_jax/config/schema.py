@@ -253,6 +253,7 @@ class Eval(Section):
     every: Duration = "1 epochs"
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     groups: Positive = 32  # images per batch
+    sample_pixels: Count = 0  # pixels of each image that are kept; 0: all
     oracle: bool = False  # also compute the ceilings of generated data
     # For retrieval: texts scored at once with each of `groups` images.
     texts: Positive = 64
@@ -320,7 +321,8 @@ class Config(Section):
     # Name -> fields of an objective; see `objectives.OBJECTIVES`.
     objectives: Mapping[str, Open] = field(
         default_factory=lambda: dict(
-            mlm={"weight": 1.0, "on_swapped": True}, itm={"weight": 1.0}
+            mlm={"weight": 1.0, "on_swapped": True, "view": "swapped_masked"},
+            itm={"weight": 1.0, "view": "swapped_masked"},
         )
     )
     masking: Masking = Masking()

@@ -56,6 +56,13 @@ def build(config: Mapping[str, Mapping[str, Any]]) -> tuple[Objective, ...]:
     return tuple(found)
 
 
+def complete(config: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns `config.objectives` with the defaults of fields that it leaves out."""
+    return {
+        objective.name: dataclasses.asdict(objective) for objective in build(config)
+    }
+
+
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     missing = dataclasses.MISSING
     return field.default is missing and field.default_factory is missing

@@ -44,7 +44,7 @@ def probability_at(step: Array, settings: ViewSettings) -> Array:
 
     For the first `warmup_steps` it is `warmup_probability`. The fewer words are
     visible, the more a prediction has to rely on the image; whether that is why small
-    models that start from scratch profit is open (docs/results.md).
+    models that start from scratch profit is open (docs/history.md).
     """
     early = jnp.float32(settings.warmup_probability)
     late = jnp.float32(settings.mask_probability)

@@ -47,14 +47,6 @@ def probe(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
     masked = view.masked
     shape = masked.positions.shape
 
-    def encode(prefix: str) -> VisualTokens:
-        return task.model.apply(
-            variables,
-            batch[f"{prefix}image"],
-            batch[f"{prefix}image_size"],
-            method=PixelBert.encode_images,
-        )
-
     def fuse(ids: Array, mask: Array, visual: VisualTokens) -> Encoded:
         return task.model.apply(variables, ids, mask, visual, method=PixelBert.fuse)
 
@@ -69,7 +61,7 @@ def probe(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
         logits = heads["itm"](encoded.pooled)
         return (logits[:, 1] - logits[:, 0]).reshape(shape[:2])
 
-    own = encode("")
+    own = task.visual(variables, batch)
     # No token at all rather than masked ones: the sequence is the text alone.
     nothing = own.replace(
         features=own.features[:, :, :0],
@@ -81,7 +73,11 @@ def probe(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
         "positions": masked.positions,
         "weights": masked.weights,
     }
-    images = {"own": own, "blanked": nothing, "other": encode("other_")}
+    images = {
+        "own": own,
+        "blanked": nothing,
+        "other": task.visual(variables, batch, "other_"),
+    }
     for name, visual in images.items():
         if "mlm" in task.heads:
             out[f"words_{name}"] = words(visual)

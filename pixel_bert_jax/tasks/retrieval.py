@@ -29,12 +29,7 @@ def pixels(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
       features: [G, P, D].
       pixel_mask: [G, P] bool.
     """
-    visual = task.model.apply(
-        variables,
-        batch["image"],
-        batch["image_size"],
-        method=PixelBert.encode_images,
-    )
+    visual = task.visual(variables, batch)
     return {"features": visual.features[:, 0], "pixel_mask": visual.mask[:, 0]}
 
 

@@ -17,9 +17,11 @@ from pixel_bert_jax import models, objectives
 from pixel_bert_jax.config import Config
 from pixel_bert_jax.data import fields
 from pixel_bert_jax.models.bert import attend_to_similar
+from pixel_bert_jax.models.front_ends import VisualTokens, sample_pixels
 from pixel_bert_jax.models.pixel_bert import Encoded, PixelBert
 from pixel_bert_jax.objectives.base import Heads, Inputs, TextSpec
 from pixel_bert_jax.objectives.views import VIEWS, View, ViewSettings
+from pixel_bert_jax.ops import keys as example_keys
 from pixel_bert_jax.ops.masking import max_masked
 from pixel_bert_jax.tasks.passes import PASSES, Forward
 from pixel_bert_jax.types import Batch, InputError, Params, Sums, nearest
@@ -56,7 +58,8 @@ class Task:
       negatives: texts of other images behind each text.
       heads: names of the objectives that have a head.
       settings: what the views need besides the batch.
-      eval_seed: decides the masks of evaluations.
+      eval_seed: decides the masks and sampled pixels of evaluations.
+      eval_pixels: pixels of each image that evaluations keep; 0: all.
     """
 
     def __init__(self, config: Config, text: TextSpec, answers: Any = None) -> None:
@@ -78,6 +81,7 @@ class Task:
             most = max(most, masking.warmup_probability)
         self.text, self._attention_init = text, config.model.attention_init
         self._config, self.eval_seed = config.model, config.eval.seed
+        self.eval_pixels = config.eval.sample_pixels
         self.objectives = objectives.build(config.objectives)
         for objective in self.objectives:
             _check_names(objective)
@@ -223,18 +227,38 @@ class Task:
             )
         )
 
+    def visual(self, variables: Params, batch: Batch, prefix: str = "") -> VisualTokens:
+        """Encodes the images of an evaluation.
+
+        All pixels are kept, as in fine-tuning (section 3.3), or `eval.sample_pixels` of
+        each image, drawn by the evaluation seed and the image.
+
+        Args:
+          variables: parameters and running statistics.
+          batch: a batch with prepared images [G, M, H, W, 3].
+          prefix: "", or "other_" for the images of partners.
+        """
+        image, size = batch[f"{prefix}image"], batch[f"{prefix}image_size"]
+        every = self.model.apply(variables, image, size, method=PixelBert.encode_images)
+        if not self.eval_pixels:
+            return every
+        key = example_keys.tagged(jax.random.key(self.eval_seed), example_keys.SAMPLE)
+        draw = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))
+        keys = draw(key, batch["image_id"].astype(jnp.uint32))
+        return sample_pixels(every, keys, self.eval_pixels)
+
     def encode(self, variables: Params, batch: Batch) -> tuple[Encoded, Heads]:
-        """Runs an uncorrupted batch with all pixels through the model.
+        """Runs an uncorrupted batch through the model, with the images of `visual`.
 
         Returns:
           The transformer's outputs, pairs ordered (g, m, k), and the heads.
         """
         encoded = self.model.apply(
             variables,
-            batch["image"],
-            batch["image_size"],
             batch["text_ids"],
             batch["text_mask"],
+            self.visual(variables, batch),
+            method=PixelBert.fuse,
         )
         return encoded, self.bind(variables)
 

@@ -63,6 +63,28 @@ def test_blanked_and_other_see_no_own_pixel():
     assert (whole["match_own"] != whole["match_blanked"]).any()
 
 
+def test_an_evaluation_may_sample_pixels_which_are_those_of_the_image():
+    arrays = evaluation_batch()
+    variables = run().state().variables
+
+    def visual(count, arrays):
+        task = small.task(eval__sample_pixels=count)
+        compiled = jax.jit(task.visual).lower(variables, arrays)
+        return jax.device_get(compiled.compile(small.QUICK)(variables, arrays))
+
+    every, some = visual(0, arrays), visual(5, arrays)
+    assert every.features.shape[2] == 24 and some.features.shape[2] == 5
+    for g, m in np.ndindex(some.mask.shape[:2]):
+        cells = some.index[g, m][some.mask[g, m]]
+        assert len(set(cells)) == len(cells) == min(5, every.mask[g, m].sum())
+        kept = some.features[g, m][some.mask[g, m]]
+        np.testing.assert_allclose(kept, every.features[g, m][cells], atol=1e-5)
+    # The draw belongs to the image, not to its place in the batch.
+    moved = visual(5, {name: x[::-1] for name, x in arrays.items()})
+    np.testing.assert_array_equal(moved.index[::-1], some.index)
+    assert len({tuple(row) for row in some.index[:, 0]}) > 1
+
+
 def test_masked_only_logits_equal_the_full_projection():
     task, variables = run().task, run().state().variables
     heads = task.bind(variables)

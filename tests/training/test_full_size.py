@@ -133,7 +133,7 @@ def test_bfloat16_agrees_with_float32(real_data, tmp_path_factory):
     """Losses within 1 %, gradients' cosine above 0.99 for each part of the model.
 
     Through a live norm the gradient of random weights is ill-conditioned: rounding the
-    photos once changes it as much (docs/results.md). So the norm is frozen, and the
+    photos once changes it as much (docs/history.md). So the norm is frozen, and the
     residual branches are as small beside their shortcuts as in trained networks.
     """
     results = {}

@@ -14,7 +14,7 @@ from pixel_bert_jax.data.plan.permutations import stream
 from pixel_bert_jax.data.plan.types import NO_EXAMPLE, Corpus, PlanBatch
 from pixel_bert_jax.types import InputError
 
-_DRAWS = 6  # what a stream is for; `plan_base` and `partners` have the numbers before
+_DRAWS = 6  # what a stream is for; `base` and `partners` have the numbers before
 
 
 class Negatives:

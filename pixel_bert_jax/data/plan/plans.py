@@ -1,6 +1,6 @@
 """The two plans of a data set: training batches without end, held-out ones once.
 
-Both are pure functions of their arguments; the rules stand in `plan_base.py`.
+Both are pure functions of their arguments; the rules stand in `base.py`.
 """
 
 from __future__ import annotations
