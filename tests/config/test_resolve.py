@@ -144,7 +144,9 @@ def test_the_published_models_config_is_that_of_its_preset(repository):
     config, preset = resolve(stored), resolve(pretrain.get_config("tiny_long"))
     assert config.model == preset.model
     assert (config.optim, config.masking) == (preset.optim, preset.masking)
-    assert (config.task, config.objectives) == (preset.task, preset.objectives)
+    assert config.task == preset.task
+    # It lacks fields that are newer than the model.
+    assert complete(config.objectives) == complete(preset.objectives)
 
 
 def test_a_config_of_an_earlier_version_is_read():
