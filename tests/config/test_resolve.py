@@ -9,6 +9,7 @@ import pytest
 from configs import nlvr2, pretrain, retrieval, vqa
 from pixel_bert_jax import config as package
 from pixel_bert_jax.config import Config, flat, places, replace, resolve, schema
+from pixel_bert_jax.objectives import complete
 from pixel_bert_jax.types import InputError
 
 PRESETS = [
