@@ -357,8 +357,9 @@ def check_metric(metric: str, found: list[Evaluation]) -> None:
         for corpus in one.index.corpora
         for pattern in one.kind.patterns(one.index)
     ]
+    plain = [re.sub(r"\([^()]*\)\?", "", name) for name in names]
     raise InputError(
-        f"checkpoint.best_metric is {metric!r}{nearest(metric, names)}; evaluations "
+        f"checkpoint.best_metric is {metric!r}{nearest(metric, plain)}; evaluations "
         f"give {', '.join(names)}"
     )
 

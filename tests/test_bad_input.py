@@ -311,6 +311,7 @@ def test_unknown_names_in_a_config():
         _ = Experiment(config).train_index
 
 
+@pytest.mark.runs
 def test_a_relaunch_with_another_config_lists_the_difference(straight):
     config = runs.config(
         data__index_dir=straight.index_dir,
@@ -342,9 +343,11 @@ def zeros(target: TrainState) -> TrainState:
 def test_other_data_under_the_same_workdir(photos, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    config = runs.config(**photos.changes, checkpoint__best_metric="photos/match")
+    metric = "trained_on/photos/match"  # the same photos are held out
+    changes = photos.changes | {"data__allow_overlap": ("evaluate",)}
+    config = runs.config(**changes, checkpoint__best_metric=metric)
     run = Experiment(config)
-    checkpoints = Checkpoints(workdir, keep=2, metric="photos/match")
+    checkpoints = Checkpoints(workdir, keep=2, metric=metric)
     checkpoints.save(zeros(run.target), run.meta)
     checkpoints.close()
     annotations = photos.content["annotations"]

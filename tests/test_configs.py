@@ -56,7 +56,13 @@ def test_the_table_of_parameters_misses_no_preset():
     assert set(PARAMETERS) == set(pretrain.PRESETS)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "x152" in name else ())
+        for name in PARAMETERS
+    ],
+)
 def test_numbers_of_parameters_are_exact(name):
     config = resolve(pretrain.get_config(name))
     params = dry_run.Planned(config).variable_shapes["params"]

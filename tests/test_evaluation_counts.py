@@ -86,14 +86,14 @@ def expected(task, run):
 
 @pytest.mark.parametrize("task", CONFIGS)
 @pytest.mark.parametrize(
-    "devices", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 5, 7)), 8]
+    "devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3, 5, 7)), 8]
 )
 def test_every_example_counts_once(task, devices):
     first = None
     for groups in range(1, 8):
         run, found = metrics(task, devices, groups)
         first = first or found
-        assert found == first, groups
+        np.testing.assert_equal(found, first, f"{groups} groups")  # NaN is NaN
     for name, value in expected(task, run).items():
         assert found[f"scenes/{name}"] == pytest.approx(value), name
     # Something is right and something is wrong, so that a missing example would show.

@@ -32,6 +32,7 @@ def test_the_straight_run_logs_every_step(straight):
     assert evaluated == [6, 12]
 
 
+@pytest.mark.runs
 def test_kill_and_resume(straight, tmp_path):
     # Step 8 lies in the third epoch, beyond the checkpoint of step 5.
     outcome = interrupt(straight, tmp_path, signal.SIGKILL, after=8)

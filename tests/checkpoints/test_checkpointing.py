@@ -34,7 +34,14 @@ def saved(folder, run, step=3):
     return state
 
 
-@pytest.mark.parametrize("first", [(1, 1, 1), (8, 1, 1), (8, 2, 2)])
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param((1, 1, 1), marks=pytest.mark.slow),
+        pytest.param((8, 1, 1), marks=pytest.mark.slow),
+        (8, 2, 2),
+    ],
+)
 def test_a_restore_is_bit_equal_on_any_mesh(tmp_path, first):
     state = saved(tmp_path, small.run(*first))
     for mesh in ((8, 1, 1), (8, 8, 1), (4, 1, 1), (4, 1, 2), (1, 1, 1)):

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pixel_bert_jax import objectives
 from pixel_bert_jax.models.front_ends import VisualTokens
@@ -87,6 +88,7 @@ def test_gradient_reaches_every_real_pixel_and_is_finite():
     assert gradient[mask].any(-1).all()
 
 
+@pytest.mark.slow
 def test_a_step_adds_the_weighted_mean_and_leaves_the_other_losses():
     arrays = small.batch(4, TEXTS)
     both = {"mlm": {"weight": 1.0, "on_swapped": True}, "itm": {"weight": 1.0}}

@@ -1,6 +1,5 @@
 """Two evaluations of the same examples: the paired bootstrap against closed forms."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 
 from pixel_bert_jax.evaluators import errors
 from pixel_bert_jax.evaluators.errors import Values, clustered_mean
+from pixel_bert_jax.study import compare
 from pixel_bert_jax.study.compare import difference
 from pixel_bert_jax.types import InputError
 
@@ -48,27 +48,23 @@ def test_pairs_are_matched_by_name():
         difference(first, other)
 
 
-def test_the_program_marks_what_differs(tmp_path):
+def test_the_program_marks_what_differs(tmp_path, monkeypatch, capsys):
     better, same = pair(0.5), pair(0.0)
     for n, name in enumerate("ab"):
-        found = {
-            "vqa/accuracy": better[n],
-            "vqa/other": same[0],
-            f"only_{name}": same[0],
-        }
-        errors.write(tmp_path / name, found)
-    program = [sys.executable, "-m", "pixel_bert_jax.study.compare"]
+        found = {"vqa/accuracy": better[n], "vqa/other": same[0]}
+        errors.write(tmp_path / name, found | {f"only_{name}": same[0]})
 
     def run(*files):
-        command = [*program, *(str(tmp_path / name) for name in files)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        words = ["compare", *(str(tmp_path / name) for name in files)]
+        monkeypatch.setattr(sys, "argv", words)
+        return compare.main(), capsys.readouterr()
 
-    done = run("a", "b")
-    first, second, note = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
+    code, output = run("a", "b")
+    first, second, note = output.out.splitlines()
+    assert code == 0
     assert first.startswith("vqa/accuracy: ") and first.endswith("400 clusters)  *")
     assert "+0.0000 [+0.0000, +0.0000]" in second and not second.endswith("*")
     assert note.startswith("* the 95% interval")
     errors.write(tmp_path / "c", {"nlvr2/accuracy": same[0]})
-    done = run("a", "c")
-    assert done.returncode == 2 and "share no metric" in done.stderr
+    code, output = run("a", "c")
+    assert code == 2 and "share no metric" in output.err

@@ -90,7 +90,7 @@ def test_what_does_not_exist_is_refused(monkeypatch, fields, message):
     wrong = type("Wrong", (Plain,), fields)
     monkeypatch.setitem(objectives.OBJECTIVES, "plain", wrong)
     with pytest.raises(
-        InputError, match=re.escape(f"objectives.plain needs the {message}")
+        InputError, match=re.escape(f"objectives.plain cannot read the {message}")
     ):
         small.task(objectives={"plain": {"weight": 1.0}})
 

@@ -69,7 +69,9 @@ def moved(text, parameters=()):
     ]
 
 
-@pytest.mark.parametrize(("fsdp", "model"), [(1, 1), (8, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("fsdp", "model"), [pytest.param(1, 1, marks=pytest.mark.slow), (8, 1), (2, 2)]
+)
 def test_eight_devices_train_as_one(fsdp, model):
     got, want = losses(8, fsdp, model), losses(1, 1)
     assert np.ptp(want[:, 0]) > 0.01  # it does train

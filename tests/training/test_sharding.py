@@ -180,7 +180,7 @@ def outline(name, mesh):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["r50", pytest.param("x152", marks=pytest.mark.slow)])
 def test_parameters_of_presets_lie_where_they_did(name, mesh):
     """PIXEL_BERT_WRITE_GOLDEN=1 writes the files anew; look at their difference."""
     file = Path(__file__).parent / "golden" / "sharding" / f"{name}_{mesh}.txt"
