@@ -94,6 +94,23 @@ def test_frozen_parameters_stay_to_the_bit_and_all_others_move():
     assert len(frozen) == 4
 
 
+def test_the_schedule_multiplies_the_update():
+    moves = []
+    for factor in (0.25, 0.5):
+        run = small.run(optim__warmup_factor=factor)
+        state = run.state()
+        arrays = run.place(small.batch(GROUPS))
+        after, _ = run.step(state, arrays)(state, arrays)
+        move = jax.tree.map(jnp.subtract, after.params, state.params)
+        moves.append(trees.flatten(jax.device_get(move)))
+    for path in run.optimizer.trainable:
+        if path.endswith("key/bias"):  # its gradient is 0 but for rounding
+            continue
+        quarter, half = (move[path] for move in moves)
+        np.testing.assert_allclose(half, 2 * quarter, rtol=0.01, atol=1e-6)
+        assert np.abs(half).max() > 1e-5, path
+
+
 def test_frozen_parameters_have_neither_gradient_nor_optimizer_state():
     run, state, _ = compiled()
     trained = set(run.optimizer.trainable)
