@@ -102,6 +102,24 @@ def test_errors_of_nlvr2_are_clustered_by_set():
     assert found["toy/consistency_se"] == error
 
 
+def test_a_statement_is_judged_true_if_its_log_odds_are_positive():
+    evaluator = Nlvr2Evaluator(Settings(None, None, Eval(), ("truth",)))
+    batch = {
+        "example_mask": np.array([[True, True], [True, False]]),
+        "corpus": np.array([0, 0]),
+        "example_id": np.array([[[0, 0], [0, 1]], [[0, 2], [0, 3]]]),
+    }
+    odds = np.array([[0.5, -0.5], [2.0, 3.0]])
+    index = types.SimpleNamespace(
+        corpora=("toy",), annotation=lambda c, row: {"identifier": f"dev-0-{row}-0"}
+    )
+    stream = [types.SimpleNamespace(batch=batch)]
+    predict = lambda name, variables, step: {"log_odds": odds}  # noqa: E731
+    (found,) = evaluator.predictions(predict, {}, stream, index)
+    wanted = {"dev-0-0-0": "True", "dev-0-1-0": "False", "dev-0-2-0": "True"}
+    assert found == wanted  # and nothing of the empty slot
+
+
 def test_errors_of_retrieval_are_clustered_by_image():
     text_image = np.repeat(np.arange(12), 5)
     scores = np.random.default_rng(0).random((12, 60))
