@@ -12,11 +12,23 @@ NLVR2) or `paper` (the paper's sizes and data). Every cell is a preset of its ow
     python -m pixel_bert_jax.main --config=configs/ablation.py:tiny_mlm_vqa \
       --config.init.model=FOLDER
 
+A preset alone starts from what --config.init names, or from nothing; in a study each
+cell starts from another one's model of the same seed.
+
 MLM alone reads matched pairs, ITM alone texts without masks. In the paper all rows
 start from a CNN of ImageNet and a transformer of BERT. At `paper` size these are given
-by --config.init.cnn and --config.init.text. At `tiny` size all rows, the one without
-pre-training included, start from a CNN that has learned the words of scenes by the
-objective `image_words` (cell `tiny_start`); it takes part in no other cell.
+by --config.init.cnn and --config.init.text; the row `larger_cnn` has another CNN, so it
+is run apart:
+
+    python -m pixel_bert_jax.study --study=configs/ablation.py:paper --workdir=FOLDER \
+      --skip=larger_cnn --config.init.cnn=RESNET50 --config.init.text=BERT
+    python -m pixel_bert_jax.study --study=configs/ablation.py:paper --workdir=FOLDER \
+      --only=larger_cnn --config.init.cnn=RESNEXT152 --config.init.text=BERT
+
+At the other sizes all rows, the one without pre-training included, start from a CNN
+that has learned the words of captions by the objective `image_words` (the cells
+`tiny_start`, `photos_start` and those of the larger CNN); it takes part in no other
+cell.
 """
 
 import sys
@@ -39,12 +51,12 @@ ROWS = {
     "larger_cnn": dict(mlm=MLM, itm=dict(weight=1.0)),
 }
 TASKS = ("vqa", "nlvr2", "retrieval")
-# Column -> task, metric.
+# Column -> task, metric, and the factor that makes it percent.
 COLUMNS = {
-    "VQA": ("vqa", "accuracy"),
-    "TR R@1": ("retrieval", "text_r1"),
-    "IR R@1": ("retrieval", "image_r1"),
-    "NLVR2": ("nlvr2", "accuracy"),
+    "VQA": ("vqa", "accuracy", 1),
+    "TR R@1": ("retrieval", "text_r1", 1),
+    "IR R@1": ("retrieval", "image_r1", 1),
+    "NLVR2": ("nlvr2", "accuracy", 100),
 }
 # Size -> corpus of each task.
 CORPORA = {
@@ -169,8 +181,12 @@ def get_study(size):
         },
         rows={
             row: {
-                column: (f"{size}_{row}_{task}", f"{CORPORA[size][task]}/{metric}")
-                for column, (task, metric) in COLUMNS.items()
+                column: (
+                    f"{size}_{row}_{task}",
+                    f"{CORPORA[size][task]}/{metric}",
+                    factor,
+                )
+                for column, (task, metric, factor) in COLUMNS.items()
             }
             for row in ROWS
         },

@@ -153,8 +153,7 @@ def full_size(config, preset, training):
             images="coco",
             needs=tuple(
                 (path, "https://visualqa.org/download.html")
-                for names in (training, ("val2014",))
-                for name in names
+                for name in dict.fromkeys((*training, "val2014"))
                 for path in (QUESTIONS.format(name), ANSWERS.format(name))
             )
             + pretrain.COCO_FILES[1:],

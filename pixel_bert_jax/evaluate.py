@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,15 +188,21 @@ class Evaluation:
         Args:
           workdir: keeps partial results of a long evaluation; None: keep none.
         """
-        experiment = self.experiment
-        blank = experiment.config.data.blank_images
+        experiment, config = self.experiment, self.experiment.config
+        # What scores depend on besides the variables.
+        identity = (
+            self.plan.fingerprint,
+            f"blank={config.data.blank_images}",
+            f"dtype={config.model.dtype}",
+            f"pixels={config.eval.sample_pixels}",
+        )
         return self.kind(
             Settings(
                 experiment.tokenizer,
                 experiment.answers,
                 self.options,
                 heads=experiment.task.heads,
-                plan=f"{self.plan.fingerprint} blank={blank}",
+                plan=" ".join(identity),
                 # With several processes, all would have to agree on what is kept.
                 folder=None if hosts.several() else workdir,
             )
@@ -302,30 +308,62 @@ class TrainedOn(NamedTuple):
     earlier: bool
 
 
+def compare_with_training(
+    found: Sequence[Evaluation], experiment: Experiment, configs: Sequence[Config]
+) -> None:
+    """Compares what is evaluated with what the model was trained on.
+
+    Args:
+      found: the evaluations, whose data have been checked.
+      experiment: experiment of this launch.
+      configs: configs that the model was trained with, the last one first.
+
+    Raises:
+      InputError: see `Evaluation.compare`.
+    """
+    places = {source.place() for one in found for source in one.index.sources}
+    trained = training_indexes(experiment, configs, places)
+    for one in found:
+        for index in (one.index, *(index for index, _ in trained)):
+            if not index.knows_flickr:
+                hosts.say(
+                    f"warning: {index.folder} is from before numbers at Flickr were "
+                    "kept, photos are not compared by them; --rebuild_index makes it "
+                    "anew"
+                )
+        one.compare(trained)
+
+
 def training_indexes(
-    experiment: Experiment, configs: Sequence[Config]
+    experiment: Experiment, configs: Sequence[Config], places: Collection[str]
 ) -> list[TrainedOn]:
     """Returns the indexes of what a model was trained on, as far as they are here.
 
     Args:
       experiment: experiment of this launch.
       configs: configs that the model was trained with, the last one first. The index of
-        this launch's own one is built if there is none; of others it is opened if there
-        is one, and otherwise a warning says that their photos are not compared.
+        this launch's own one is built if there is none, as is that of generated data.
+        Of photos of other configs it is opened if there is one, and otherwise a warning
+        says that they are not compared.
+      places: `Source.place` of what is evaluated; generated data of other places never
+        have the same images.
     """
     data, found = experiment.config.data, []
     for number, config in enumerate(configs):
         if config is experiment.config:
             found.append(TrainedOn(experiment.train_index, earlier=False))
             continue
-        places = {"data.root": data.root, "data.index_dir": data.index_dir}
-        corpora = Corpora(replace(config, places), lambda: experiment.tokenizer)
+        here = {"data.root": data.root, "data.index_dir": data.index_dir}
+        corpora = Corpora(replace(config, here), lambda: experiment.tokenizer)
         index, reason = None, "there is no index of them in data.index_dir"
         try:
-            # Scenes of two splits are never the same.
-            if all(source.path("") is None for source in corpora.sources("train")):
+            sources = corpora.sources("train")
+            if any(source.path("") is not None for source in sources):
+                index = corpora.built_index("train")
+            elif places.isdisjoint(source.place() for source in sources):
                 continue
-            index = corpora.built_index("train")
+            else:
+                index = corpora.index("train")
         except InputError as error:
             reason = str(error).splitlines()[0]
         if index is None:

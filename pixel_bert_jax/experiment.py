@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pixel_bert_jax import objectives, trees
+from pixel_bert_jax import models, objectives, trees
 from pixel_bert_jax.checkpoints.checkpointing import FORMAT
 from pixel_bert_jax.config import Config, resolve
 from pixel_bert_jax.data.augment import Augmentation
@@ -194,7 +194,7 @@ class Experiment:
         return optim.build(
             config.optim,
             self.variable_shapes["params"],
-            frozen=self.task.frozen,
+            frozen=models.frozen_patterns(config.model),
             steps_per_epoch=epoch,
             total=total,
         )

@@ -43,11 +43,11 @@ def means(sums: Sums) -> dict[str, float]:
 
 def with_errors(metrics: Mapping[str, float]) -> dict[str, str]:
     """Returns each metric as text, with ± its standard error if it has one."""
-    errors = {
-        name.replace(ERROR, "", 1): name
-        for name in metrics
-        if name.partition("@")[0].endswith(ERROR)
-    }
+    errors = {}
+    for name in metrics:
+        plain, at, mark = name.partition("@")
+        if plain.endswith(ERROR):
+            errors[plain.removesuffix(ERROR) + at + mark] = name
     return {
         name: f"{value:.4f}"
         + (f" ± {metrics[errors[name]]:.4f}" if name in errors else "")

@@ -78,11 +78,10 @@ class Run:
         found = evaluate.evaluations(experiment)
         self._evaluations = [one for one in found if one.every]
         if self._evaluations:  # report faults of held-out data before training
-            configs = config, *trained.ancestors(config)
-            trained_on = evaluate.training_indexes(experiment, configs)
             for one in self._evaluations:
                 one.check()
-                one.compare(trained_on)
+            configs = config, *trained.ancestors(config)
+            evaluate.compare_with_training(self._evaluations, experiment, configs)
             evaluate.check_metric(config.checkpoint.best_metric, self._evaluations)
         check_writable(workdir)
         self._pending: _Pending | None = None

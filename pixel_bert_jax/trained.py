@@ -95,16 +95,17 @@ def ancestors(config: Config) -> Iterator[Config]:
     seen = set()
     while (name := config.init.model) and name not in seen:
         seen.add(name)
-        file = Path(name).expanduser() / CONFIG
-        if not file.is_file():
+        try:
+            content = dict(json.loads((Path(name).expanduser() / CONFIG).read_text()))
+            content.pop(IMAGE_FIELD, None)
+            config = resolve(content)
+        except (OSError, ValueError, TypeError, InputError) as error:
             hosts.say(
-                f"warning: {name}, from which training started, is no folder with a "
-                f"{CONFIG}: its training data are not compared with held-out data"
+                f"warning: training started from {name}, whose {CONFIG} cannot be read "
+                f"({str(error).splitlines()[0]}): its training data are not compared "
+                "with held-out data"
             )
             return
-        content = json.loads(file.read_text())
-        content.pop(IMAGE_FIELD, None)
-        config = resolve(content)
         yield config
 
 

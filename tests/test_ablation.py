@@ -49,7 +49,7 @@ def test_a_cell_is_of_the_model_that_it_starts_from(size, tmp_path):
             check_architecture(config(cell.start).model, one.model, cell.start)
         else:  # nothing: at paper size, weights that a flag names
             assert one.init.model == ""
-    named = {cell for row in study["rows"].values() for cell, _ in row.values()}
+    named = {cell for row in study["rows"].values() for cell, *_ in row.values()}
     assert named < cells.keys()
     assert {claim["better"] for claim in study["claims"]} < study["rows"].keys()
 

@@ -5,7 +5,11 @@ import json
 import pytest
 
 from pixel_bert_jax.checkpoints.checkpointing import BEST, Checkpoints
-from pixel_bert_jax.evaluate import evaluations, training_indexes
+from pixel_bert_jax.evaluate import (
+    compare_with_training,
+    evaluations,
+    training_indexes,
+)
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.types import InputError
 from tests import runs
@@ -79,7 +83,7 @@ def test_photos_that_are_trained_on_are_refused_or_named(tmp_path):
         "groups": 4,
     }
     experiment = Experiment(runs.config(**fields))
-    trained = training_indexes(experiment, [experiment.config])
+    trained = training_indexes(experiment, [experiment.config], set())
     (one,) = evaluations(experiment)
     with pytest.raises(InputError, match=r"12 of the 12 held-out photos .* trained on"):
         one.compare(trained)
@@ -91,6 +95,19 @@ def test_photos_that_are_trained_on_are_refused_or_named(tmp_path):
     (again,) = evaluations(Experiment(runs.config(**fields)))
     again.compare([one._replace(earlier=True) for one in trained])
     assert again.gives("own/match")
+
+
+def test_scenes_that_are_trained_on_are_named_after_training_as_well():
+    """As `--mode=evaluate` does, with the config that a model was trained with."""
+    fields = {"evals": {"seen": {"type": "probe", "split": "train"}}}
+    experiment = Experiment(runs.config(**fields))
+    old = runs.config(model__dropout=0.2)
+    (one,) = found = evaluations(experiment)
+    compare_with_training(found, experiment, [old])
+    assert one.prefix == "trained_on/seen/"
+    (one,) = found = evaluations(Experiment(runs.config()))
+    compare_with_training(found, experiment, [old])
+    assert one.prefix == ""
 
 
 @pytest.mark.slow

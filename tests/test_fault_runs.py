@@ -119,7 +119,7 @@ def test_a_disk_that_is_read_only(straight, small_disk):
     disk = small_disk("ro,size=1m")
     outcome = runs.run(*runs.place(disk / "run", straight.index_dir))
     assert outcome.code == 2
-    assert f"cannot write checkpoints to {disk / 'run'}" in outcome.output
+    assert f"cannot write to {disk / 'run'}" in outcome.output
     assert "Read-only file system" in outcome.output
     assert "step 1/" not in outcome.output
 

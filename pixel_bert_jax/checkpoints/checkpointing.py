@@ -48,6 +48,7 @@ MAY_CHANGE = (
     "watchdog",
     "data/on_bad_image",  # a run that stopped at a broken photo can resume
     "data/bad_image_budget",
+    "data/allow_overlap",
     "data/root",
     "data/index_dir",
     "data/workers",

@@ -170,7 +170,7 @@ def check_writable(root: Path) -> None:
         with tempfile.TemporaryFile(dir=root) as file:
             file.write(b"0")
     except OSError as error:
-        raise InputError(f"cannot write checkpoints to {root}: {error}") from error
+        raise InputError(f"cannot write to {root}: {error}") from error
 
 
 def check_space(folder: Path, state: TrainState) -> None:

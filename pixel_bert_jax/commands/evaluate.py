@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pixel_bert_jax import trained
+from pixel_bert_jax.checkpoints.store import check_writable
 from pixel_bert_jax.config import Config
-from pixel_bert_jax.evaluate import Predictor, evaluations, training_indexes
+from pixel_bert_jax.evaluate import Predictor, compare_with_training, evaluations
 from pixel_bert_jax.evaluators import errors
 from pixel_bert_jax.evaluators.errors import Values
 from pixel_bert_jax.metrics import with_errors
@@ -43,16 +44,17 @@ def run(
     """
     if figure and hosts.several():
         raise InputError("--figure is drawn by a single process")
+    for path in filter(None, (figure, examples)):  # reported before hours of work
+        check_writable(Path(path).expanduser().parent)
     model = trained.find(config, workdir, named=named, rebuild_index=rebuild_index)
     chosen = "" if split == "evaluate" else split
     found = evaluations(model.experiment, split=chosen, oracle=True)
     drawn = [one for one in found if one.kind.partners]
     if figure and not drawn:
         raise InputError("--figure draws masked words: expected an evaluator 'probe'")
-    trained_on = training_indexes(model.experiment, model.configs)
     for one in found:
         one.check()
-        one.compare(trained_on)
+    compare_with_training(found, model.experiment, model.configs)
     predict = Predictor(model.experiment)
     metrics: dict[str, float] = {}
     values: dict[str, Values] = {}
@@ -64,7 +66,6 @@ def run(
     print(table(metrics))
     if examples:
         path = Path(examples).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
         errors.write(path, values)
         print(f"values of every example in {path}")
     if figure:

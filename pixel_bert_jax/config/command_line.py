@@ -171,6 +171,8 @@ def _check(values: flags.FlagValues) -> None:
         raise InputError("--mode=predict needs --output=FILE")
     if values.seeds and (values.coordinator_address or values.mode != "train"):
         raise InputError("--seeds is for training by a single process")
+    if values.seeds and values.rebuild_index:
+        raise InputError("--seeds and --rebuild_index do not go together")
     if not values.coordinator_address:
         if values.num_processes != 1 or values.process_id:
             raise InputError(

@@ -48,7 +48,9 @@ def load(entries: Sequence[Mapping[str, Any]], root: Path | None) -> Excluded:
         path = (root or Path()) / Path(entry["file"]).expanduser()
         if not path.is_file():
             raise InputError(f"data.exclude: {path} is missing")
-        found = _numbers(path, tuple(entry.get("splits", ())))
+        splits = entry.get("splits", ())
+        splits = (splits,) if isinstance(splits, str) else tuple(splits)
+        found = _numbers(path, splits)
         coco |= found.coco
         flickr |= found.flickr
     return Excluded(frozenset(coco), frozenset(flickr))
@@ -60,15 +62,14 @@ def _numbers(path: Path, splits: Sequence[str]) -> Excluded:
     questions, images = content.get("questions"), content.get("images")
     if questions and not splits:
         return Excluded(coco=_all(path, questions, "image_id"))
-    if images and not splits and "id" in images[0]:
+    if images and not splits and not _have(images, "split"):
         return Excluded(coco=_all(path, images, "id"))
-    if not images or "split" not in images[0]:
+    if not _have(images, "split"):
         raise InputError(
-            f"data.exclude: {path} is no list of images with `split`, and "
-            f"{'none' if splits else 'no list'} with numbers of COCO; received splits "
-            f"{splits}"
+            f"data.exclude: {path} is no list of images that each have a split; splits "
+            f"are {splits}, give none for a file of COCO or VQA"
         )
-    there = {image.get("split") for image in images}
+    there = {str(image["split"]) for image in images}
     for split in splits:
         if split not in there:
             raise InputError(
@@ -77,12 +78,33 @@ def _numbers(path: Path, splits: Sequence[str]) -> Excluded:
             )
     chosen = [image for image in images if not splits or image["split"] in splits]
     if str(content.get("dataset", "")).startswith("flickr"):
-        numbers = {files.flickr_id(image["filename"]) for image in chosen}
-        return Excluded(flickr=frozenset(n for n in numbers if n is not None))
+        numbers = {files.flickr_id(str(image.get("filename"))) for image in chosen}
+        if None in numbers:
+            raise InputError(
+                f"data.exclude: {path}: images without a filename that begins with "
+                "their number at Flickr"
+            )
+        return Excluded(flickr=frozenset(numbers))
     return Excluded(coco=_all(path, chosen, "cocoid"))
 
 
-def _all(path: Path, records: Sequence[Mapping[str, Any]], field: str) -> frozenset:
+def _have(records: Any, field: str) -> bool:
+    """Returns whether there are records and all have a field."""
+    return (
+        isinstance(records, list)
+        and bool(records)
+        and all(isinstance(record, dict) and field in record for record in records)
+    )
+
+
+def _all(path: Path, records: Any, field: str) -> frozenset[int]:
+    """Returns a field of all records.
+
+    Raises:
+      InputError: not a list of records with that integer; names the first.
+    """
+    if not isinstance(records, list):
+        raise InputError(f"data.exclude: {path}: expected a list of records")
     for n, record in enumerate(records):
         if not files.has_integers(record, field):
             raise InputError(

@@ -75,7 +75,8 @@ def check(found: Sequence[Overlap], split: str, allowed: Iterable[str]) -> bool:
         raise InputError(
             "held-out photos are trained on, their metrics would say little about new "
             "photos:\n  " + "\n  ".join(map(str, found)) + "\nHold out other photos "
-            "(`splits` of a corpus), drop these from training (data.exclude), evaluate "
+            "(`splits` of a corpus), drop these from training (data.exclude, which "
+            "knows photos by their numbers at COCO and Flickr), evaluate "
             "other corpora (`evaluated=False`), do not evaluate "
             "(eval.every='0 steps'), or ask for metrics of photos that are trained on, "
             "whose names then begin with trained_on/: "

@@ -34,7 +34,7 @@ class Settings:
       answers: the model's answer vocabulary, None if texts are no questions.
       options: `config.eval` with the evaluator's own fields.
       heads: names of the objectives whose heads the model has.
-      plan: fingerprint of the examples in the stream.
+      plan: identity of the examples in the stream and of how they are computed.
       folder: keeps partial results of a long evaluation, to resume from; None: keep
         nothing.
     """

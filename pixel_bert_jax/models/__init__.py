@@ -13,6 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from pixel_bert_jax.config import Model
 from pixel_bert_jax.models.front_ends import PixelFrontEnd
 from pixel_bert_jax.models.resnet import ResNet
 from pixel_bert_jax.types import InputError, nearest
@@ -20,6 +21,25 @@ from pixel_bert_jax.types import InputError, nearest
 # `config.model.backbone.name` and `config.model.front_end.name` -> module.
 BACKBONES: dict[str, type[nn.Module]] = {"resnet": ResNet}
 FRONT_ENDS: dict[str, type[nn.Module]] = {"pixels": PixelFrontEnd}
+
+
+def frozen_patterns(model: Model) -> tuple[str, ...]:
+    """Returns patterns of the paths of parameters that the backbone does not train.
+
+    Args:
+      model: config.model.
+
+    Raises:
+      InputError: there is no such backbone.
+    """
+    fields = model.backbone
+    name = fields["name"]
+    if name not in BACKBONES:
+        raise InputError(
+            f"model.backbone.name is {name!r}{nearest(name, BACKBONES)}; valid: "
+            f"{', '.join(BACKBONES)}"
+        )
+    return tuple(BACKBONES[name].frozen_patterns(fields))
 
 
 def build(

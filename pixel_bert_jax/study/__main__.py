@@ -19,6 +19,7 @@ from typing import Any
 
 from pixel_bert_jax.data import durable
 from pixel_bert_jax.study.cells import Cell, Runner, run_all
+from pixel_bert_jax.study.figure import check_figure, draw
 from pixel_bert_jax.study.table import Claim, Mean, markdown, mean
 from pixel_bert_jax.types import EXIT_BAD_INPUT, EXIT_ERROR, InputError, nearest
 
@@ -26,9 +27,9 @@ from pixel_bert_jax.types import EXIT_BAD_INPUT, EXIT_ERROR, InputError, nearest
 def load(value: str) -> dict[str, Any]:
     """Returns what `get_study` of FILE:NAME returns.
 
-    Its fields: "cells" {name: {"config", "start"}}, "rows" {row: {column: (cell,
-    metric)}} and "claims", a list of fields of `table.Claim`. Configs are relative to
-    the file's folder.
+    Its fields: "cells" {name: {"config", "start"}}; "rows" {row: {column: (cell,
+    metric)}}, or (cell, metric, factor); and "claims", a list of fields of
+    `table.Claim`. Configs are relative to the file's folder.
 
     Raises:
       InputError: there is no such file or study.
@@ -51,15 +52,31 @@ def load(value: str) -> dict[str, Any]:
 
 def collect(
     study: Mapping[str, Any], runner: Runner, seeds: range
-) -> dict[str, dict[str, Mean]]:
-    """Returns {row: {column: mean over the seeds that are finished}}."""
-    out: dict[str, dict[str, Mean]] = {}
+) -> tuple[dict[str, dict[str, Mean]], list[str]]:
+    """Returns the means over the seeds that are finished, and what is left out.
+
+    Returns:
+      {row: {column: mean}}, and a line for each finished cell whose evaluation does not
+      give the column's metric, e.g. as its photos are trained on.
+    """
+    rows: dict[str, dict[str, Mean]] = {}
+    missing: list[str] = []
     for row, columns in study["rows"].items():
-        out[row] = {}
-        for column, (cell, metric) in columns.items():
-            found = [runner.result(cell, seed) for seed in seeds]
-            out[row][column] = mean([r["metrics"][metric] for r in found if r])
-    return out
+        rows[row] = {}
+        for column, (cell, metric, *scale) in columns.items():
+            values = []
+            for seed in seeds:
+                found = runner.result(cell, seed)
+                if found is None:
+                    continue
+                value = found["metrics"].get(metric)
+                if value is None:
+                    given = ", ".join(found["metrics"]) or "nothing"
+                    missing.append(f"{cell}, seed {seed}, has no {metric}; has {given}")
+                else:
+                    values.append(value * (scale[0] if scale else 1.0))
+            rows[row][column] = mean(values)
+    return rows, missing
 
 
 def main() -> int:
@@ -73,7 +90,8 @@ def main() -> int:
     parser.add_argument(
         "--workdir", type=Path, required=True, help="the study's folder"
     )
-    parser.add_argument("--only", default="", help="part of the cells' names")
+    parser.add_argument("--only", default="", help="part of names of cells to run")
+    parser.add_argument("--skip", default="", help="part of names of cells not to run")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--figure", type=Path, help="draw the table into this file")
     parser.add_argument("--again", default="", help="CELL-SEED: run it again, compare")
@@ -94,24 +112,26 @@ def main() -> int:
             differing = runner.run_again(name, int(seed))
             print(f"{given.again}: {', '.join(differing) or 'nothing'} differs")
             return EXIT_ERROR if differing else 0
-        seeds = range(given.first_seed, given.first_seed + given.seeds)
-        failed = [] if given.table else run_all(runner, seeds, given.only)
-        rows = collect(study, runner, seeds)
         if given.figure:
-            from pixel_bert_jax.study.figure import draw
-
-            draw(rows, given.figure)
+            check_figure(given.figure)  # before hours of work
+        seeds = range(given.first_seed, given.first_seed + given.seeds)
+        failed = []
+        if not given.table:
+            failed = run_all(runner, seeds, given.only, given.skip)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    rows, missing = collect(study, runner, seeds)
     text = markdown(rows, [Claim(**fields) for fields in study["claims"]])
     runner.folder.mkdir(parents=True, exist_ok=True)
     durable.write(runner.folder / "table.md", text)
     durable.write(runner.folder / "table.json", json.dumps(rows, indent=1) + "\n")
     print(text)
-    for line in failed:
+    if given.figure:
+        draw(rows, given.figure)
+    for line in (*failed, *missing):
         print(f"error: {line}", file=sys.stderr)
-    return EXIT_ERROR if failed else 0
+    return EXIT_ERROR if failed or missing else 0
 
 
 if __name__ == "__main__":

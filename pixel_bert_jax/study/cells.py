@@ -16,10 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import absl.flags
+
 from pixel_bert_jax import metrics, train, trees
-from pixel_bert_jax.config import resolve
+from pixel_bert_jax.config import flat, places, resolve
+from pixel_bert_jax.config.command_line import parse
 from pixel_bert_jax.data import durable
-from pixel_bert_jax.types import EXIT_DONE, InputError
+from pixel_bert_jax.types import EXIT_DONE, EXIT_PREEMPTED, InputError
 
 RESULTS, LOGS, RUNS = "results", "logs", "runs"  # folders in the study's own
 
@@ -64,6 +67,7 @@ class Runner:
           InputError: a cell starts from one that is not there, or from itself.
         """
         self.cells, self.folder, self._flags = cells, folder, list(flags)
+        self._failed: dict[tuple[str, int], Failed] = {}
         for name in cells:
             seen = [name]
             while start := cells[seen[-1]].start:
@@ -83,46 +87,94 @@ class Runner:
         """Runs a cell, after the one that it starts from, and returns its result.
 
         Raises:
-          Failed: a process ended with an error; names its log.
+          InputError: it is finished, with another config.
+          Failed: a process ended with an error, now or before; names its log.
         """
+        words = self._words(name, seed)
         if (found := self.result(name, seed)) is not None:
+            self._check_same(name, seed, words, found["config"])
             return found
-        cell, workdir = self.cells[name], self.workdir(name, seed)
-        flags = [*self._flags, f"--config.seed={seed}"]
-        if cell.start:
-            self.run(cell.start, seed)
-            flags = [flag for flag in flags if not flag.startswith("--config.init.")]
-            flags.append(f"--config.init.model={self.workdir(cell.start, seed)}")
-        words = [
-            *(sys.executable, "-m", "pixel_bert_jax.main"),
-            *(f"--config={cell.config}", *flags, f"--workdir={workdir}"),
-        ]
+        if (name, seed) in self._failed:
+            raise self._failed[name, seed]
+        if start := self.cells[name].start:
+            self.run(start, seed)
         log = self.folder / LOGS / f"{name}-{seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        began, used = time.monotonic(), _cpu_seconds()
         print(f"{name}, seed {seed}: {log}", file=sys.stderr, flush=True)
-        with (
-            log.open("a") as output,
-            subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT) as process,
-            _passing_signals(process),
-        ):
-            code = process.wait()
+        code, seconds = self._launch(words, log)
         if code != EXIT_DONE:
-            raise Failed(f"{name}, seed {seed}: exit code {code}, see {log}")
+            self._failed[name, seed] = Failed(
+                f"{name}, seed {seed}: exit code {code}, see {log}"
+            )
+            raise self._failed[name, seed]
+        workdir = self.workdir(name, seed)
         record = {
             "cell": name,
             "seed": seed,
-            "command": shlex.join(words[1:]),
+            "command": shlex.join(words),
             "config": json.loads((workdir / "config.json").read_text()),
             "metrics": last_evaluation(workdir),
             "sha256": re.findall(r"SHA-256 ([0-9a-f]{64})", log.read_text())[-1],
-            "wall_seconds": round(time.monotonic() - began, 1),
-            "cpu_seconds": round(_cpu_seconds() - used, 1),
+            **seconds,
         }
         file = self._file(name, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         durable.write(file, json.dumps(record, indent=1) + "\n")
         return record
+
+    def _words(self, name: str, seed: int) -> list[str]:
+        """Returns the words after `python` of a cell's command line."""
+        cell, flags = self.cells[name], [*self._flags, f"--config.seed={seed}"]
+        if cell.start:
+            flags = [flag for flag in flags if not flag.startswith("--config.init.")]
+            flags.append(f"--config.init.model={self.workdir(cell.start, seed)}")
+        main = ("-m", "pixel_bert_jax.main", f"--config={cell.config}")
+        return [*main, *flags, f"--workdir={self.workdir(name, seed)}"]
+
+    def _check_same(
+        self, name: str, seed: int, words: list[str], old: Mapping[str, Any]
+    ) -> None:
+        """Refuses a result of another config than the one that is asked for now."""
+        flags = [word for word in words[2:] if not word.startswith("--workdir=")]
+        launch, _ = parse(["", *flags], absl.flags.FlagValues())
+        left_out = {*places(launch.config), "init.model"}
+        before, now = (
+            flat(json.loads(json.dumps(resolve(one).to_dict())))
+            for one in (old, launch.config.to_dict())
+        )
+        different = [
+            f"{path}: {before.get(path)!r} -> {now.get(path)!r}"
+            for path in sorted(before.keys() | now.keys())
+            if before.get(path) != now.get(path) and path not in left_out
+        ]
+        if different:
+            raise InputError(
+                f"{name}, seed {seed}, is finished with another config: "
+                f"{'; '.join(different)}. Give another --workdir, or remove "
+                f"{self._file(name, seed)} and {self.workdir(name, seed)}"
+            )
+
+    def _launch(self, words: list[str], log: Path) -> tuple[int, dict[str, float]]:
+        """Runs a process to its end; returns its code, and seconds of all launches."""
+        spent = log.with_suffix(".json")
+        seconds = {"wall_seconds": 0.0, "cpu_seconds": 0.0}
+        if spent.is_file():
+            seconds = json.loads(spent.read_text())
+        began, used = time.monotonic(), _cpu_seconds()
+        with (
+            log.open("a") as output,
+            subprocess.Popen(
+                [sys.executable, *words], stdout=output, stderr=subprocess.STDOUT
+            ) as process,
+            _passing_sigterm(process) as terminated,
+        ):
+            code = process.wait()
+        seconds["wall_seconds"] += round(time.monotonic() - began, 1)
+        seconds["cpu_seconds"] += round(_cpu_seconds() - used, 1)
+        durable.write(spent, json.dumps(seconds) + "\n")
+        if terminated:
+            raise SystemExit(EXIT_PREEMPTED)
+        return code, seconds
 
     def run_again(self, name: str, seed: int) -> list[str]:
         """Trains a finished cell again from its stored config, in a new workdir.
@@ -153,15 +205,21 @@ class Runner:
         return self.folder / RESULTS / f"{name}-{seed}.json"
 
 
-def run_all(runner: Runner, seeds: range, only: str = "") -> list[str]:
+def run_all(runner: Runner, seeds: range, only: str = "", skip: str = "") -> list[str]:
     """Runs all cells, seed by seed, and returns the failures of those that failed.
 
     Cells that start from a failed one are left out; the others are run.
+
+    Args:
+      runner: runs the cells.
+      seeds: their seeds.
+      only: part of the names of the cells that are run.
+      skip: part of the names of cells that are not, "" for none.
     """
     failed: list[str] = []
     for seed in seeds:
         for name in runner.cells:
-            if only not in name:
+            if only not in name or (skip and skip in name):
                 continue
             try:
                 runner.run(name, seed)
@@ -185,17 +243,18 @@ def _cpu_seconds() -> float:
 
 
 @contextlib.contextmanager
-def _passing_signals(process: subprocess.Popen) -> Iterator[None]:
-    """Passes SIGTERM on, so that the run saves its state."""
+def _passing_sigterm(process: subprocess.Popen) -> Iterator[list[int]]:
+    """Passes SIGTERM on, so that the run saves its state; yields what has come."""
+    came: list[int] = []
 
     def terminate(number: int, frame: Any) -> None:
+        # Nothing is waited for: the interrupted code is waiting already.
         del frame
+        came.append(number)
         process.terminate()
-        process.wait()
-        raise SystemExit(128 + number)
 
     former = signal.signal(signal.SIGTERM, terminate)
     try:
-        yield
+        yield came
     finally:
         signal.signal(signal.SIGTERM, former)

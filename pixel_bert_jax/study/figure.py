@@ -11,23 +11,33 @@ from pixel_bert_jax.types import InputError
 BAR = "#4c78a8"
 
 
-def draw(rows: Mapping[str, Mapping[str, Mean]], path: Path) -> None:
-    """Draws means over seeds with two standard errors to each side.
-
-    Args:
-      rows: {row: {column: mean}}.
-      path: a PNG, SVG or PDF file.
+def check_figure(path: Path) -> None:
+    """Checks that a figure can be drawn.
 
     Raises:
       InputError: matplotlib is not installed, or it has no such format.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
         raise InputError(
             "a figure needs matplotlib: pip install -e '.[figures]'"
         ) from error
+    valid = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.removeprefix(".").lower() not in valid:
+        raise InputError(f"{path}: expected a name that ends in .{', .'.join(valid)}")
+
+
+def draw(rows: Mapping[str, Mapping[str, Mean]], path: Path) -> None:
+    """Draws means over seeds with two standard errors to each side.
+
+    Args:
+      rows: {row: {column: mean}}.
+      path: file that `check_figure` accepts.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     figure = Figure(figsize=(3.0 * len(columns), 0.42 * len(rows) + 1.2))
     FigureCanvasAgg(figure)
@@ -51,7 +61,4 @@ def draw(rows: Mapping[str, Mapping[str, Mean]], path: Path) -> None:
             panel.spines[side].set_visible(False)
     panels[0].invert_yaxis()  # the first row on top
     figure.tight_layout()
-    try:
-        figure.savefig(path, dpi=150)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
+    figure.savefig(path, dpi=150)

@@ -91,9 +91,10 @@ def markdown(
 ) -> str:
     """Formats rows of {column: mean}, and the verdict on each claim, as Markdown."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    seeds = {found.seeds for row in rows.values() for found in row.values()}
+    seeds = {found.seeds for row in rows.values() for found in row.values()} or {0}
+    number = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
     lines = [
-        f"Mean ± standard error over {' to '.join(map(str, sorted(seeds)))} seeds.",
+        f"Mean ± standard error over {number} seeds.",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",

@@ -93,8 +93,7 @@ class Task:
                 )
         self.targets = objectives.targets(self.objectives, answers)
         self.model = PixelBert(config.model, text.vocab_size, self.objectives, text)
-        backbone = models.BACKBONES[config.model.backbone["name"]]
-        self.frozen = backbone.frozen_patterns(config.model.backbone)
+        self.frozen = models.frozen_patterns(config.model)
         self.weights = {o.name: float(o.weight) for o in self.objectives}
         self.images = objectives.common(self.objectives, "images", 1)
         self.negatives = objectives.common(self.objectives, "negatives", 0)
@@ -231,7 +230,7 @@ class Task:
         """Encodes the images of an evaluation.
 
         All pixels are kept, as in fine-tuning (section 3.3), or `eval.sample_pixels` of
-        each image, drawn by the evaluation seed and the image.
+        each image, drawn by the evaluation seed and the number of the own image.
 
         Args:
           variables: parameters and running statistics.

@@ -331,11 +331,11 @@ def test_an_error_in_the_background_comes_up(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="cannot write checkpoints"):
+    with pytest.raises(InputError, match="cannot write to"):
         Checkpoints(tmp_path, keep=1)
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "checkpoints").write_text("")
-    with pytest.raises(InputError, match="cannot write checkpoints"):
+    with pytest.raises(InputError, match="cannot write to"):
         Checkpoints(tmp_path, keep=1)

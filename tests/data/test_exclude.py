@@ -52,6 +52,7 @@ def test_numbers_are_those_of_the_splits(lists):
     both = load(file="coco.json", splits=("val", "test"))
     assert both == Excluded(coco=frozenset({12, 13}))
     assert load(file="coco.json").coco == {11, 12, 13, 14}
+    assert load(file="coco.json", splits="val").coco == {12}
     assert load(file="flickr.json", splits=("test",)).flickr == {4929686081}
     assert load(file="captions.json").coco == {14}
     assert load(file="questions.json").coco == {13}
@@ -60,8 +61,16 @@ def test_numbers_are_those_of_the_splits(lists):
         "no field 'split'": dict(split="val"),
         "is missing": dict(file="other.json"),
         "needs a file": dict(file=3),
-        "received splits": dict(file="captions.json", splits=("val",)),
+        "splits are .'val',.*give none": dict(file="captions.json", splits=("val",)),
+        "expected a list of records": dict(file="object.json"),
+        "record 0 has no integer id: 5": dict(file="numbers.json"),
+        "no list of images that each have": dict(file="half.json", splits=("val",)),
+        "begins with their number at Flickr": dict(file="nameless.json"),
     }
+    (lists / "object.json").write_text('{"images": {"id": 3}}')
+    (lists / "numbers.json").write_text('{"images": [5]}')
+    (lists / "half.json").write_text('{"images": [{"split": "val"}, {"id": 3}]}')
+    karpathy(lists, "nameless.json", "flickr30k", [{"split": "test"}])
     for message, entry in wrong.items():
         with pytest.raises(InputError, match=message):
             load(**{"file": "coco.json"} | entry)

@@ -139,5 +139,8 @@ def test_errors_of_retrieval_are_clustered_by_image():
 def test_the_table_shows_errors_beside_their_metrics():
     lines = table({"a/match": 0.5, "a/match_se": 0.25, "a/texts@missing": 8.0})
     assert lines == "  a/match          0.5000 ± 0.2500\n  a/texts@missing  8.0000"
+    # Only the end of a name says that it is an error.
+    set_of = {"my_set/match": 0.5, "my_set/match_se": 0.25}
+    assert table(set_of) == "  my_set/match  0.5000 ± 0.2500"
     marked = {"a/match@missing": 0.5, "a/match_se@missing": 0.25}
     assert table(marked) == "  a/match@missing  0.5000 ± 0.2500"

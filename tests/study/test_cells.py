@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from pixel_bert_jax.config import load
+from pixel_bert_jax.study.__main__ import collect
 from pixel_bert_jax.study.cells import Cell, Failed, Runner, run_all
 from pixel_bert_jax.types import InputError
 from tests import runs
-
-pytestmark = pytest.mark.runs
 
 STUDY = """
 def get_study(name):
@@ -48,6 +48,8 @@ def test_a_cell_that_fails_is_told_and_its_followers_are_left_out(tmp_path):
     (failure,) = run_all(runner, range(3, 4))
     assert "bad, seed 3" in failure
     assert runner.result("after", 3) is None
+    assert (tmp_path / "logs/bad-3.log").read_text().count("error: ") == 1  # one launch
+    assert run_all(runner, range(3, 4), only="bad", skip="b") == []
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +70,13 @@ def study(tmp_path_factory):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM
+    assert process.wait(timeout=120) == 128 + signal.SIGTERM
     done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "work", command, done
 
 
-@pytest.mark.slow
+@pytest.mark.runs
 def test_it_resumes_and_keeps_each_cell(study):
     folder, command, done = study
     log = (folder / "logs/first-5.log").read_text()
@@ -90,9 +92,40 @@ def test_it_resumes_and_keeps_each_cell(study):
     assert "starting from the model in" in (folder / "logs/second-5.log").read_text()
     again = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True)
     assert again.stdout == done.stdout and "second, seed" not in again.stderr
+    # Of both launches.
+    spent = json.loads((folder / "logs/first-5.json").read_text())
+    assert records["first"]["wall_seconds"] == spent["wall_seconds"] > 0
+    # Finished cells are not taken for those of another config.
+    other = [*command, "--config.optim.clip_norm=3"]
+    done = subprocess.run(other, cwd=runs.ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "first, seed 5, is finished with another config: optim.clip_norm" in (
+        done.stderr
+    )
 
 
-@pytest.mark.slow
+def test_results_of_another_config_and_missing_metrics_are_told(tmp_path):
+    config = str(runs.ROOT / "configs/pretrain.py:tiny")
+    runner = Runner({"a": Cell(config)}, tmp_path)
+    preset = load(config, {"seed": 4}).to_dict()
+    metrics = {"trained_on/scenes/match": 0.5, "scenes/colour": None, "scenes/shape": 1}
+    path = tmp_path / "results/a-4.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"config": preset, "metrics": metrics}))
+    assert runner.run("a", 4)["metrics"] == metrics
+    columns = {
+        name: ("a", f"scenes/{name}", 100) for name in ("match", "colour", "shape")
+    }
+    rows, missing = collect({"rows": {"row": columns}}, runner, range(4, 6))
+    assert rows["row"]["shape"].value == 100
+    assert [rows["row"][name].seeds for name in columns] == [0, 0, 1]
+    assert "a, seed 4, has no scenes/match; has trained_on/scenes/match" in missing[0]
+    changed = Runner({"a": Cell(config)}, tmp_path, ["--config.model.layers=3"])
+    with pytest.raises(InputError, match="another config: model"):
+        changed.run("a", 4)
+
+
+@pytest.mark.runs
 def test_a_cell_run_again_from_its_config_is_the_same(study):
     folder, command, _ = study
     done = subprocess.run(

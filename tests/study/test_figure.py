@@ -24,4 +24,5 @@ def test_a_figure_has_a_bar_for_each_mean(tmp_path):
         count = sum(n for n, colour in pixels.getcolors(1 << 24) if colour == blue)
         assert count > 0.05 * pixels.width * pixels.height
     with pytest.raises(InputError, match="nothing"):
-        figure.draw(table, tmp_path / "table.nothing")
+        figure.check_figure(tmp_path / "table.nothing")
+    figure.check_figure(path)

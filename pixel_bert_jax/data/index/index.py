@@ -179,6 +179,12 @@ class Index:
         found = (files.coco_id(key) for key in self.keys())
         return np.array([-1 if i is None else i for i in found], np.int64)
 
+    @property
+    def knows_flickr(self) -> bool:
+        """Whether numbers at Flickr are kept, if the images are files."""
+        files_there = any(source.path("") is not None for source in self.sources)
+        return "flickr_ids" in self._blocks or not files_there
+
     @functools.cached_property
     def flickr_ids(self) -> np.ndarray:
         """See the class; an index from before they were kept has none."""

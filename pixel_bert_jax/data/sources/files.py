@@ -295,9 +295,13 @@ def has_integers(record: Any, *fields: str) -> bool:
 
 
 def flickr_id(file_name: str) -> int | None:
-    """Returns the number of a photo at Flickr, with which its file's name begins."""
+    """Returns the number of a photo at Flickr, with which its file's name begins.
+
+    Numbers have five digits (Flickr30k's 36979.jpg) to eleven so far; shorter ones are
+    likely to count a folder's files.
+    """
     number = Path(file_name).stem.partition("_")[0]
-    return int(number) if number.isdecimal() else None
+    return int(number) if number.isdecimal() and 5 <= len(number) <= 15 else None
 
 
 def coco_id(file_name: str) -> int | None:

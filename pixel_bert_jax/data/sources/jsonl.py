@@ -9,7 +9,7 @@ by which it is recognised in other corpora. Any other field is an error.
 
 Either all lines have a "split" or none. Without `splits` in the corpus's config, the
 names are those of `SPLITS`. If no line has a split, all are used for training and
-evaluation, which is printed when training starts.
+evaluation, which is refused unless `data.allow_overlap` names the split.
 """
 
 from __future__ import annotations

@@ -60,14 +60,13 @@ class VisualGenomeSource(files.AnnotatedPhotos):
                 continue
             key = "/".join(image["url"].split("/")[-2:])
             self._photos[number] = key, height, width
-            # A text in the official file, as other numbers are not.
-            at_flickr = str(image.get("flickr_id") or "")
             yield files.Listed(
                 key,
                 number,
                 (height, width),
                 image["coco_id"],
-                int(at_flickr) if at_flickr.isdecimal() else None,
+                # A text in the official file, as other numbers are not.
+                files.flickr_id(str(image.get("flickr_id") or "")),
             )
 
     def _texts(self) -> Iterator[tuple[str, str]]:
