@@ -340,6 +340,7 @@ def zeros(target: TrainState) -> TrainState:
     return jax.tree.map(zero, target)
 
 
+@pytest.mark.runs
 def test_other_data_under_the_same_workdir(photos, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()

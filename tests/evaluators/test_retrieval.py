@@ -98,6 +98,7 @@ def whole(repository):
     return matrix(experiment(), model(repository))
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_single_pairs(repository, whole):
     run = experiment(groups=1, texts=1)
     variables = model(repository)

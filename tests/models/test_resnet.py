@@ -279,6 +279,7 @@ def test_wrong_fields_are_refused(fields, message):
         jax.eval_shape(lambda: cnn.init(jax.random.key(0), image, size, train=False))
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_changes_no_gradient():
     size = jnp.full((2, 2), 32)
     image = RANDOM.normal(0, 1, (2, 32, 32, 3)).astype(np.float32)

@@ -70,7 +70,8 @@ def moved(text, parameters=()):
 
 
 @pytest.mark.parametrize(
-    ("fsdp", "model"), [pytest.param(1, 1, marks=pytest.mark.slow), (8, 1), (2, 2)]
+    ("fsdp", "model"),
+    [*(pytest.param(*x, marks=pytest.mark.slow) for x in ((1, 1), (8, 1))), (2, 2)],
 )
 def test_eight_devices_train_as_one(fsdp, model):
     got, want = losses(8, fsdp, model), losses(1, 1)
@@ -80,7 +81,10 @@ def test_eight_devices_train_as_one(fsdp, model):
 
 @pytest.mark.parametrize(
     ("fsdp", "accumulate"),
-    [(1, 1), (8, 1), pytest.param(1, 2, marks=pytest.mark.slow), (8, 2)],
+    [
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in ((1, 1), (8, 1), (1, 2))),
+        (8, 2),
+    ],
 )
 def test_no_collective_carries_images_or_visual_tokens(fsdp, accumulate):
     run, _, step = compiled(8, fsdp, 1, accumulate)
