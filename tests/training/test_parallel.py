@@ -82,7 +82,9 @@ def test_eight_devices_train_as_one(fsdp, model):
 @pytest.mark.parametrize(
     ("fsdp", "accumulate"),
     [
-        *(pytest.param(*x, marks=pytest.mark.slow) for x in ((1, 1), (8, 1), (1, 2))),
+        (1, 1),
+        pytest.param(8, 1, marks=pytest.mark.slow),
+        pytest.param(1, 2, marks=pytest.mark.slow),
         (8, 2),
     ],
 )
