@@ -104,6 +104,24 @@ def test_it_resumes_and_keeps_each_cell(study):
     )
 
 
+@pytest.mark.runs
+def test_one_config_over_several_seeds(straight, tmp_path):
+    config = runs.FILE + SHORT + ",seed=7"
+    flags = ("--seeds=2", *runs.place(tmp_path / "work", straight.index_dir))
+    outcome = runs.Process(runs.command(*flags, config=config)).finish()
+    assert outcome.code == 0, outcome.output
+    found = [
+        json.loads((tmp_path / f"work/results/seed-{n}.json").read_text())
+        for n in (7, 8)
+    ]
+    assert [record["config"]["seed"] for record in found] == [7, 8]
+    assert found[0]["sha256"] != found[1]["sha256"]
+    mean = sum(record["metrics"]["scenes/match"] for record in found) / 2
+    table = (tmp_path / "work/table.md").read_text()
+    assert f"| scenes/match | {mean:.4g}" in table and "over 2 seeds" in table
+    assert table in outcome.output
+
+
 def test_results_of_another_config_and_missing_metrics_are_told(tmp_path):
     config = str(runs.ROOT / "configs/pretrain.py:tiny")
     runner = Runner({"a": Cell(config)}, tmp_path)
