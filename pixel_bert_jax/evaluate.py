@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
-from pixel_bert_jax.config import Config, Eval, replace, resolve_section
-from pixel_bert_jax.data.corpora import Corpora
+from pixel_bert_jax.config import Config, Eval, resolve_section
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.overlap import check as check_overlaps
 from pixel_bert_jax.data.overlap import overlaps
@@ -27,6 +26,7 @@ from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.tasks import PREDICTIONS, TASKS
+from pixel_bert_jax.trained import TrainedOn, training_indexes
 from pixel_bert_jax.training import sharding
 from pixel_bert_jax.types import Batch, InputError, Params, nearest, refuse_to_run
 
@@ -296,18 +296,6 @@ def evaluations(
     return found
 
 
-class TrainedOn(NamedTuple):
-    """What a model was trained on.
-
-    Attributes:
-      index: index of the photos and texts.
-      earlier: whether it was the model that training started from.
-    """
-
-    index: Index
-    earlier: bool
-
-
 def compare_with_training(
     found: Sequence[Evaluation], experiment: Experiment, configs: Sequence[Config]
 ) -> None:
@@ -323,58 +311,18 @@ def compare_with_training(
     """
     places = {source.place() for one in found for source in one.index.sources}
     trained = training_indexes(experiment, configs, places)
+    old = {
+        index.folder
+        for index in (*(one.index for one in found), *(one.index for one in trained))
+        if not index.knows_flickr
+    }
+    for folder in sorted(old):
+        hosts.say(
+            f"warning: {folder} is from before numbers at Flickr were kept, photos are "
+            "not compared by them; --rebuild_index makes it anew"
+        )
     for one in found:
-        for index in (one.index, *(index for index, _ in trained)):
-            if not index.knows_flickr:
-                hosts.say(
-                    f"warning: {index.folder} is from before numbers at Flickr were "
-                    "kept, photos are not compared by them; --rebuild_index makes it "
-                    "anew"
-                )
         one.compare(trained)
-
-
-def training_indexes(
-    experiment: Experiment, configs: Sequence[Config], places: Collection[str]
-) -> list[TrainedOn]:
-    """Returns the indexes of what a model was trained on, as far as they are here.
-
-    Args:
-      experiment: experiment of this launch.
-      configs: configs that the model was trained with, the last one first. The index of
-        this launch's own one is built if there is none, as is that of generated data.
-        Of photos of other configs it is opened if there is one, and otherwise a warning
-        says that they are not compared.
-      places: `Source.place` of what is evaluated; generated data of other places never
-        have the same images.
-    """
-    data, found = experiment.config.data, []
-    for number, config in enumerate(configs):
-        if config is experiment.config:
-            found.append(TrainedOn(experiment.train_index, earlier=False))
-            continue
-        here = {"data.root": data.root, "data.index_dir": data.index_dir}
-        corpora = Corpora(replace(config, here), lambda: experiment.tokenizer)
-        index, reason = None, "there is no index of them in data.index_dir"
-        try:
-            sources = corpora.sources("train")
-            if any(source.path("") is not None for source in sources):
-                index = corpora.built_index("train")
-            elif places.isdisjoint(source.place() for source in sources):
-                continue
-            else:
-                index = corpora.index("train")
-        except InputError as error:
-            reason = str(error).splitlines()[0]
-        if index is None:
-            names = ", ".join(str(c["name"]) for c in config.data.corpora)
-            hosts.say(
-                "warning: held-out photos are not compared with those that the model "
-                f"was trained on before, in {names}: {reason}"
-            )
-        else:
-            found.append(TrainedOn(index, earlier=number > 0))
-    return found
 
 
 def check_metric(metric: str, found: list[Evaluation]) -> None:

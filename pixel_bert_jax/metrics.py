@@ -216,12 +216,12 @@ def _start_session(folder: Path, step: int) -> None:
         time.sleep(1.0 - time.time() % 1.0)
 
 
-def evaluation_at(workdir: Path, step: int) -> dict[str, float | None] | None:
-    """Returns the metrics of the evaluation at `step`, None if there was none."""
+def evaluations(workdir: Path) -> dict[int, dict[str, float | None]]:
+    """Returns the metrics of every evaluation of a run, by step, in the log's order."""
     path = workdir / FILE
     lines = path.read_text().splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines if '"evaluation"' in line]
-    return next((x["evaluation"] for x in found if x["step"] == step), None)
+    return {line["step"]: line["evaluation"] for line in found}
 
 
 class Speed(NamedTuple):

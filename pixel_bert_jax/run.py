@@ -115,7 +115,7 @@ class Run:
         )
         self._sound = int(self.state.skipped) == 0
         # A run that was killed between saving and evaluating evaluates first.
-        done = metrics.evaluation_at(workdir, self.first)
+        done = metrics.evaluations(workdir).get(self.first)
         late = self._due(self.first) and done is None
         self._late = bool(hosts.agree(late))  # process 0 has the log
         self._writer = metrics.NoWriter()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -26,7 +26,8 @@ from pixel_bert_jax.convert.pretrained import (
     from_pretrained,
 )
 from pixel_bert_jax.convert.starting import check_architecture
-from pixel_bert_jax.data.corpora import data_root
+from pixel_bert_jax.data.corpora import Corpora, data_root
+from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary, load_answers
 from pixel_bert_jax.experiment import Experiment
@@ -109,6 +110,61 @@ def ancestors(config: Config) -> Iterator[Config]:
         yield config
 
 
+class TrainedOn(NamedTuple):
+    """What a model was trained on.
+
+    Attributes:
+      index: index of the photos and texts.
+      earlier: whether it was the model that training started from.
+    """
+
+    index: Index
+    earlier: bool
+
+
+def training_indexes(
+    experiment: Experiment, configs: Sequence[Config], places: Collection[str]
+) -> list[TrainedOn]:
+    """Returns the indexes of what a model was trained on, as far as they are here.
+
+    Args:
+      experiment: experiment of this launch.
+      configs: configs that the model was trained with, the last one first. The index of
+        this launch's own one is built if there is none, as is that of generated data.
+        Of photos of other configs it is opened if there is one, and otherwise a warning
+        says that they are not compared.
+      places: `Source.place` of what is evaluated; generated data of other places never
+        have the same images.
+    """
+    data, found = experiment.config.data, []
+    for number, config in enumerate(configs):
+        if config is experiment.config:
+            found.append(TrainedOn(experiment.train_index, earlier=False))
+            continue
+        here = {"data.root": data.root, "data.index_dir": data.index_dir}
+        corpora = Corpora(replace(config, here), lambda: experiment.tokenizer)
+        index, reason = None, "there is no index of them in data.index_dir"
+        try:
+            sources = corpora.sources("train")
+            if any(source.path("") is not None for source in sources):
+                index = corpora.built_index("train")
+            elif places.isdisjoint(source.place() for source in sources):
+                continue
+            else:
+                index = corpora.index("train")
+        except InputError as error:
+            reason = str(error).splitlines()[0]
+        if index is None:
+            names = ", ".join(str(c["name"]) for c in config.data.corpora)
+            hosts.say(
+                "warning: held-out photos are not compared with those that the model "
+                f"was trained on before, in {names}: {reason}"
+            )
+        else:
+            found.append(TrainedOn(index, earlier=number > 0))
+    return found
+
+
 def from_workdir(
     config: Config | None, workdir: Path, **options: Any
 ) -> tuple[Experiment, TrainState, dict[str, Any]]:
@@ -173,7 +229,7 @@ def load_model(name: str | Path) -> Pretrained:
         "seed": config.seed,
         "command": meta.get("command", ""),
         "figures": metrics.as_json(
-            meta.get("figures") or metrics.evaluation_at(workdir, step) or {}
+            meta.get("figures") or metrics.evaluations(workdir).get(step, {})
         ),
     }
     # Paths on this machine mean nothing elsewhere.

@@ -5,12 +5,9 @@ import json
 import pytest
 
 from pixel_bert_jax.checkpoints.checkpointing import BEST, Checkpoints
-from pixel_bert_jax.evaluate import (
-    compare_with_training,
-    evaluations,
-    training_indexes,
-)
+from pixel_bert_jax.evaluate import compare_with_training, evaluations
 from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.trained import training_indexes
 from pixel_bert_jax.types import InputError
 from tests import runs
 from tests.data.conftest import encoded, photo

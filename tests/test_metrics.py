@@ -63,8 +63,8 @@ def test_a_resumed_run_replaces_the_later_steps_in_tensorboard(tmp_path, capsys)
     console = capsys.readouterr().err
     assert "step 5/9 | loss 7.000 mlm/loss nan |" in console
     assert "evaluation at step 5: a/match 0.5000" in console
-    assert metrics.evaluation_at(tmp_path, 5) is not None
-    assert metrics.evaluation_at(tmp_path, 3) is None
+    assert metrics.evaluations(tmp_path).get(5) is not None
+    assert metrics.evaluations(tmp_path).get(3) is None
     lines = (tmp_path / metrics.FILE).read_text().splitlines()
     assert '"mlm/loss": null' in lines[0]
 

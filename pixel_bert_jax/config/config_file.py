@@ -59,7 +59,9 @@ class FileParser(flags.ArgumentParser):
         """
         name, colon, preset = argument.partition(":")
         self.file = Path(name)
-        self.preset = resolve(_run(self.file, [preset] if colon else []))
+        self.preset = resolve(
+            run_file(self.file, "get_config", [preset] if colon else [])
+        )
         for found in filter(None, map(OVERRIDE.match, self._words)):
             _check_field(found[1], self.preset)
         return ml_collections.ConfigDict(self.preset.to_dict()).lock()
@@ -76,11 +78,11 @@ class FileParser(flags.ArgumentParser):
         return f"; expected {kind} such as {value!r}"
 
 
-def _run(path: Path, arguments: Sequence[str]) -> Any:
-    """Runs `get_config` of a config file.
+def run_file(path: Path, function: str, arguments: Sequence[str]) -> Any:
+    """Runs a function of a config file, such as `get_config`.
 
     Raises:
-      InputError: there is no such file, or it raises; names the line.
+      InputError: there is no such file or function, or it raises; names the line.
     """
     if not path.is_file():
         there = [str(other) for other in path.parent.glob("*.py")]
@@ -89,7 +91,7 @@ def _run(path: Path, arguments: Sequence[str]) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.get_config(*arguments)
+        return getattr(module, function)(*arguments)
     except InputError:
         raise
     except Exception as error:

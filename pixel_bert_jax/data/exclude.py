@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixel_bert_jax.data.sources import files
+from pixel_bert_jax.data.sources import files, numbers
 from pixel_bert_jax.data.sources.base import Excluded
 from pixel_bert_jax.types import InputError, nearest
 
@@ -78,13 +78,13 @@ def _numbers(path: Path, splits: Sequence[str]) -> Excluded:
             )
     chosen = [image for image in images if not splits or image["split"] in splits]
     if str(content.get("dataset", "")).startswith("flickr"):
-        numbers = {files.flickr_id(str(image.get("filename"))) for image in chosen}
-        if None in numbers:
+        found = {numbers.flickr_id(str(image.get("filename"))) for image in chosen}
+        if None in found:
             raise InputError(
                 f"data.exclude: {path}: images without a filename that begins with "
                 "their number at Flickr"
             )
-        return Excluded(flickr=frozenset(numbers))
+        return Excluded(flickr=frozenset(found))
     return Excluded(coco=_all(path, chosen, "cocoid"))
 
 

@@ -10,18 +10,18 @@ goes on where the last one stopped; `--table` prints what is finished.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pixel_bert_jax.config.config_file import run_file
 from pixel_bert_jax.data import durable
 from pixel_bert_jax.study.cells import Cell, Runner, run_all
 from pixel_bert_jax.study.figure import check_figure, draw
 from pixel_bert_jax.study.table import Claim, Mean, markdown, mean
-from pixel_bert_jax.types import EXIT_BAD_INPUT, EXIT_ERROR, InputError, nearest
+from pixel_bert_jax.types import EXIT_BAD_INPUT, EXIT_ERROR, InputError
 
 
 def load(value: str) -> dict[str, Any]:
@@ -36,15 +36,7 @@ def load(value: str) -> dict[str, Any]:
     """
     name, _, study = value.partition(":")
     path = Path(name)
-    if not path.is_file():
-        there = [str(other) for other in path.parent.glob("*.py")]
-        raise InputError(f"no file {name!r}{nearest(name, there)}")
-    spec = importlib.util.spec_from_file_location("study_file", path.resolve())
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_study"):
-        raise InputError(f"{path} has no get_study; expected configs/ablation.py:tiny")
-    found = module.get_study(study)
+    found = run_file(path, "get_study", [study])
     for cell in found["cells"].values():
         cell["config"] = str(path.parent / cell["config"])
     return found

@@ -229,11 +229,10 @@ def run_all(runner: Runner, seeds: range, only: str = "", skip: str = "") -> lis
     return failed
 
 
-def last_evaluation(workdir: Path) -> dict[str, float]:
+def last_evaluation(workdir: Path) -> dict[str, float | None]:
     """Returns the metrics of a run's last evaluation, {} if there was none."""
-    lines = (workdir / metrics.FILE).read_text().splitlines()
-    found = [json.loads(line) for line in lines if '"evaluation"' in line]
-    return found[-1]["evaluation"] if found else {}
+    found = metrics.evaluations(workdir)
+    return found[max(found)] if found else {}
 
 
 def _cpu_seconds() -> float:

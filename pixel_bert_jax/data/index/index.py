@@ -36,7 +36,7 @@ import numpy as np
 
 from pixel_bert_jax.data import durable, plan
 from pixel_bert_jax.data.index.blocks import REBUILD, map_block
-from pixel_bert_jax.data.sources import files
+from pixel_bert_jax.data.sources import numbers
 from pixel_bert_jax.data.sources.base import Source
 from pixel_bert_jax.types import InputError
 
@@ -176,7 +176,7 @@ class Index:
         if "coco_ids" in self._blocks:
             return self._blocks["coco_ids"]
         # An index from before this block existed: only file names have the numbers.
-        found = (files.coco_id(key) for key in self.keys())
+        found = (numbers.coco_id(key) for key in self.keys())
         return np.array([-1 if i is None else i for i in found], np.int64)
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pixel_bert_jax.data.sources import base, files
+from pixel_bert_jax.data.sources import base, files, numbers
 
 
 class CocoSource(files.JsonPhotos):
@@ -39,7 +39,7 @@ class CocoSource(files.JsonPhotos):
             key_of_id[number] = key
             # Other corpora use this format with their own ids: it is a photo of COCO
             # only if the name of the file contains the id.
-            coco_id = number if files.coco_id(key) == number else None
+            coco_id = number if numbers.coco_id(key) == number else None
             size = image["height"], image["width"]
             self.listed.append(files.Listed(key, number, size, coco_id))
         seen: set[int] = set()

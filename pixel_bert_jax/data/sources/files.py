@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +12,6 @@ from pixel_bert_jax.data import images
 from pixel_bert_jax.data.sources import base
 from pixel_bert_jax.data.sources.base import MISSING, ImageRecord, Problems
 from pixel_bert_jax.types import InputError
-
-# COCO names its files 000000000139.jpg or COCO_val2014_000000000139.jpg.
-_COCO_NAME = re.compile(r"(?:^|.*_)(\d{12})$")
 
 # Fields of a corpus that name files or folders, in any format.
 PATH_FIELDS = (
@@ -292,22 +288,6 @@ def is_integer(value: Any) -> bool:
 def has_integers(record: Any, *fields: str) -> bool:
     """Returns whether a JSON value is an object with integers in these fields."""
     return isinstance(record, dict) and all(is_integer(record.get(f)) for f in fields)
-
-
-def flickr_id(file_name: str) -> int | None:
-    """Returns the number of a photo at Flickr, with which its file's name begins.
-
-    Numbers have five digits (Flickr30k's 36979.jpg) to eleven so far; shorter ones are
-    likely to count a folder's files.
-    """
-    number = Path(file_name).stem.partition("_")[0]
-    return int(number) if number.isdecimal() and 5 <= len(number) <= 15 else None
-
-
-def coco_id(file_name: str) -> int | None:
-    """Returns COCO's number of a photo from its file name, None if it has none."""
-    match = _COCO_NAME.match(Path(file_name).stem)
-    return int(match[1]) if match else None
 
 
 def split_names(

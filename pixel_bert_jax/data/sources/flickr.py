@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixel_bert_jax.data.sources import base, files
+from pixel_bert_jax.data.sources import base, files, numbers
 
 
 class FlickrSource(files.AnnotatedPhotos):
@@ -60,7 +60,7 @@ class FlickrSource(files.AnnotatedPhotos):
             else:
                 self._key_of[stem] = known[stem]
                 yield files.Listed(
-                    known[stem], number, None, None, files.flickr_id(stem)
+                    known[stem], number, None, None, numbers.flickr_id(stem)
                 )
 
     def _texts(self) -> Iterator[tuple[str, str]]:

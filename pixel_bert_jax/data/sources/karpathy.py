@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixel_bert_jax.data.sources import base, files
+from pixel_bert_jax.data.sources import base, files, numbers
 from pixel_bert_jax.types import InputError
 
 # "restval": all but 10,000 of COCO's validation images, commonly used for training.
@@ -62,9 +62,9 @@ class KarpathySource(files.JsonPhotos):
                 self.problems.add("duplicate image", f"{where}: {key}")
                 continue
             keys.add(key)
-            coco_id = image.get("cocoid", files.coco_id(key))
+            coco_id = image.get("cocoid", numbers.coco_id(key))
             number = image.get("imgid", coco_id)
-            of_flickr = files.flickr_id(key) if at_flickr else None
+            of_flickr = numbers.flickr_id(key) if at_flickr else None
             self.listed.append(files.Listed(key, number, None, coco_id, of_flickr))
             self._add_sentences(key, image["sentences"], sentences, where)
         if not self.listed and not self.problems:

@@ -21,7 +21,7 @@ from typing import Any
 
 import ijson
 
-from pixel_bert_jax.data.sources import base, files
+from pixel_bert_jax.data.sources import base, files, numbers
 from pixel_bert_jax.types import InputError
 
 
@@ -66,7 +66,7 @@ class VisualGenomeSource(files.AnnotatedPhotos):
                 (height, width),
                 image["coco_id"],
                 # A text in the official file, as other numbers are not.
-                files.flickr_id(str(image.get("flickr_id") or "")),
+                numbers.flickr_id(str(image.get("flickr_id") or "")),
             )
 
     def _texts(self) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixel_bert_jax.data.sources import base, files
+from pixel_bert_jax.data.sources import base, files, numbers
 from pixel_bert_jax.types import InputError
 
 PHOTO = "{subtype}/COCO_{subtype}_{image_id:012d}.jpg"
@@ -59,7 +59,7 @@ class VqaSource(files.JsonPhotos):
                 if annotation and self.is_caption(question["question"], where, path):
                     number = question["image_id"]
                     key = self.photo.format(subtype=subtype, image_id=number)
-                    coco_id = number if files.coco_id(key) == number else None
+                    coco_id = number if numbers.coco_id(key) == number else None
                     images[key] = files.Listed(key, number, None, coco_id)
                     self.captions.append((key, question["question"], annotation))
             for number in sorted((known or {}).keys() - seen):
