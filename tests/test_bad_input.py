@@ -202,8 +202,9 @@ def test_a_run_that_stopped_at_a_broken_photo_goes_on_without_it(photos, tmp_pat
     changes = photos.changes | {
         "total": "5 steps",
         "checkpoint__every": "100 %",
-        "checkpoint__best_metric": "photos/match",
+        "checkpoint__best_metric": "trained_on/photos/match",
         "eval__every": "100 %",
+        "data__allow_overlap": ("evaluate",),
     }
     run = Experiment(runs.config(**changes))
     _ = run.corpora.index("evaluate")
@@ -224,10 +225,10 @@ def test_a_run_that_stopped_at_a_broken_photo_goes_on_without_it(photos, tmp_pat
     checkpoints = Checkpoints(workdir, keep=1, read_only=True)
     figures = checkpoints.read_meta("best")["figures"]
     checkpoints.close()
-    assert figures["photos/images_missing"] == 1
-    assert figures["photos/texts_missing"] == 2
-    assert figures["photos/texts@missing"] == 2 * COUNT - 2
-    assert 0 <= figures["photos/match@missing"] <= 1
+    assert figures["trained_on/photos/images_missing"] == 1
+    assert figures["trained_on/photos/texts_missing"] == 2
+    assert figures["trained_on/photos/texts@missing"] == 2 * COUNT - 2
+    assert 0 <= figures["trained_on/photos/match@missing"] <= 1
     assert "photos/match" not in figures
 
 

@@ -30,8 +30,11 @@ def convert(*arguments):
 
 
 def figures(output):
-    found = re.findall(r"^  (scenes/\w+) +(-?[\d.]+|nan)$", output, re.M)
-    return {name: float(value) for name, value in found}
+    """Returns the printed metrics, with their standard errors as NAME_se."""
+    number = r"(-?[\d.]+|nan)"
+    lines = re.findall(rf"^  (scenes/\w+) +{number}(?: ± {number})?$", output, re.M)
+    values = {name: float(value) for name, value, _ in lines}
+    return values | {f"{name}_se": float(error) for name, _, error in lines if error}
 
 
 def test_dry_run_opens_no_data(tmp_path):

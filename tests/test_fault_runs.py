@@ -84,7 +84,12 @@ def test_a_disk_that_fills_up(straight, tmp_path, small_disk):
     flags = runs.place(disk / "run", straight.index_dir)
     process = runs.Process(runs.command(*flags))
     assert process.read_until("step 6/"), process.finish().output
+    # The save of step 5 goes on in the background; the next one is that of step 10.
     process.popen.send_signal(signal.SIGSTOP)
+    while "5" not in saved_steps(disk / "run"):
+        process.popen.send_signal(signal.SIGCONT)
+        time.sleep(0.02)
+        process.popen.send_signal(signal.SIGSTOP)
     free = shutil.disk_usage(disk).free
     (disk / "filler").write_bytes(bytes(free - (1 << 16)))
     process.popen.send_signal(signal.SIGCONT)
