@@ -79,7 +79,8 @@ def test_export_evaluate_and_train_on(straight, tmp_path):
         masking__warmup_steps=7,  # how it was trained may differ
     )
     assert exported.code == 0, exported.output
-    assert figures(exported.output) == figures(own.output)
+    # The error of a single example is not a number.
+    assert figures(exported.output) == pytest.approx(figures(own.output), nan_ok=True)
     assert len(figures(own.output)) > 10
     assert np.asarray(Image.open(picture).convert("L")).std() > 10
 
