@@ -17,6 +17,8 @@ os.environ.setdefault(
 )
 # Half a second: what compiles faster is not worth a file.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Compiling takes most of the tests' time; LLVM's optimisations are a third of it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test needs no network
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

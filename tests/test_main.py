@@ -108,6 +108,7 @@ def test_help_lists_the_flags():
         assert name in output
 
 
+@pytest.mark.runs
 def test_a_run_is_quiet(straight):
     """No line of absl, Orbax, TensorFlow or XLA; each step has its line."""
     for line in straight.output.splitlines():

@@ -53,6 +53,7 @@ def test_its_own_config_builds(folder, tmp_path):
         assert sum(step.batch["example_mask"].sum() for step in stream) == 20
 
 
+@pytest.mark.slow
 def test_pre_training_alone_retrieves_in_another_precision(folder, tmp_path):
     """A model is evaluated by any task that one of its heads suits."""
     config = replace(
