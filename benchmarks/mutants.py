@@ -208,7 +208,8 @@ def noticed(fault: Fault, tree: Path) -> str:
         raise ValueError(f"{fault.file}: {content.count(fault.text)} x {fault.text!r}")
     path.write_text(content.replace(fault.text, fault.instead))
     try:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow"]
+        command += ["-p", "no:cacheprovider"]
         done = subprocess.run(
             [*command, *tests_of(fault.file)],
             cwd=tree,

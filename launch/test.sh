@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the package with its development tools, lints it and runs the tests.
-# Arguments go to pytest: `-m runs` selects tests that start the program in processes of
-# their own, `-m slow` the slow ones; by default neither is run.
+# Arguments go to pytest: `-m "runs and not slow"` selects tests that start the program or
+# compile for long, `-m slow` those that take minutes; by default neither is run.
 #
 # PIXEL_BERT_EXTRAS     extras to install with the package (default: dev); with
 #                       dev,parity the comparisons with torch run too

@@ -136,6 +136,7 @@ def test_evaluation_of_a_checkpoint_needs_no_training_data(straight):
     assert re.search(r"scenes/texts +16\.0", outcome.output)
 
 
+@pytest.mark.runs
 def test_evaluation_of_another_model_is_refused(straight):
     config = runs.config(model__layers=2)
     with pytest.raises(InputError, match=r"model\.layers is 1, expected 2"):

@@ -24,6 +24,7 @@ def interrupt(
     return process.finish()
 
 
+@pytest.mark.runs
 def test_the_straight_run_logs_every_step(straight):
     steps = [line["step"] for line in straight.lines if "loss" in line]
     assert steps == list(range(1, runs.STEPS + 1))

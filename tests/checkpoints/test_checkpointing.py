@@ -34,6 +34,7 @@ def saved(folder, run, step=3):
     return state
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize(
     "first",
     [

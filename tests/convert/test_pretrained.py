@@ -75,6 +75,7 @@ def test_round_trip_is_bit_equal(folder, model, tmp_path):
         assert (again / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+@pytest.mark.runs
 def test_the_model_runs_and_batch_mates_change_nothing(model):
     texts = ["a large red ring", "two blue discs"]
     both = model.inputs(photos(), texts)

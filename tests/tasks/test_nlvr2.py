@@ -53,6 +53,7 @@ def outputs(arrays):
     return both, np.asarray(nlvr2.judge(task(), variables(), arrays)["log_odds"])[0]
 
 
+@pytest.mark.runs
 def test_a_landscape_and_a_portrait_are_two_plain_passes():
     arrays, photos = pair()
     both, log_odds = outputs(arrays)

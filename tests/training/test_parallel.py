@@ -69,6 +69,7 @@ def moved(text, parameters=()):
     ]
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize(
     ("fsdp", "model"),
     [*(pytest.param(*x, marks=pytest.mark.slow) for x in ((1, 1), (8, 1))), (2, 2)],
@@ -79,6 +80,7 @@ def test_eight_devices_train_as_one(fsdp, model):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize(
     ("fsdp", "accumulate"),
     [
