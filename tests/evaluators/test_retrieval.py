@@ -148,6 +148,7 @@ def test_metrics_do_not_depend_on_devices_and_portions(
     assert wanted["image_r1"] > 60 and wanted["text_r1"] > 60
 
 
+@pytest.mark.runs
 def test_it_goes_on_where_it_was_stopped(repository, whole, tmp_path):
     run, variables = experiment(), model(repository)
     with pytest.raises(KeyboardInterrupt):

@@ -145,6 +145,7 @@ def test_an_update_that_is_not_finite_keeps_it(compiled):
     assert digest(after.carried) != digest(good.carried)
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize("fsdp", [4, 1])
 def test_a_run_goes_on_bit_for_bit(compiled, tmp_path, fsdp):
     run, state, step = compiled

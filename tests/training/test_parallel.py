@@ -99,6 +99,7 @@ def test_no_collective_carries_images_or_visual_tokens(fsdp, accumulate):
     assert moved(text, shapes) == []
 
 
+@pytest.mark.runs
 def test_model_splits_each_encoder_layer_and_sums_its_two_parts():
     """The two sums forward of Megatron-LM (arXiv 1909.08053, figure 3), nothing else.
 

@@ -42,6 +42,7 @@ def gradient_figures(repository, dtype):
     return figures
 
 
+@pytest.mark.runs
 def test_split_or_permuted_batches_give_the_same_gradients(repository):
     figures = gradient_figures(repository, "float64")
     assert min(figures["largest"].values()) > 0
@@ -94,6 +95,7 @@ def test_frozen_parameters_stay_to_the_bit_and_all_others_move():
     assert len(frozen) == 4
 
 
+@pytest.mark.runs
 def test_the_schedule_multiplies_the_update():
     moves = []
     for factor in (0.25, 0.5):
