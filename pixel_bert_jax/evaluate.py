@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from pixel_bert_jax.config import Config, Eval, resolve_section
+from pixel_bert_jax.data.features import PhotoFeatures
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.overlap import check as check_overlaps
 from pixel_bert_jax.data.overlap import overlaps
@@ -39,6 +40,10 @@ class Predictor:
 
     Batches are padded with empty groups until they divide evenly over the devices, so
     that any number of groups can be evaluated on any number of devices.
+
+    Attributes:
+      alive: called before every batch with a description of it; an exception that it
+        raises ends the evaluation.
     """
 
     def __init__(
@@ -48,12 +53,11 @@ class Predictor:
 
         Args:
           experiment: its mesh, task and partition rules are used.
-          alive: called before every batch with a description of it; an exception that
-            it raises ends the evaluation.
+          alive: see the attribute; None: nothing is called.
         """
         self._mesh, self._task = experiment.mesh, experiment.task
         self._rules = experiment.config.sharding
-        self._alive = alive or (lambda what: None)
+        self.alive = alive or (lambda what: None)
 
     @functools.cache  # noqa: B019 - a predictor lives as long as its run
     def _function(self, name: str) -> Callable[[Params, Batch], dict[str, Array]]:
@@ -80,7 +84,7 @@ class Predictor:
 
     def run(self, name: str, variables: Params, batch: Batch) -> dict[str, Array]:
         """Runs a predict function on arrays; results, padded, stay on the devices."""
-        self._alive(f"a batch of {name} in an evaluation")
+        self.alive(f"a batch of {name} in an evaluation")
         host = {k: x for k, x in batch.items() if isinstance(x, np.ndarray)}
         return self._function(name)(variables, {**batch, **self._placed(host)})
 
@@ -208,10 +212,13 @@ class Evaluation:
             )
         )
 
-    def stream(self) -> Stream:
+    def stream(self, features: PhotoFeatures | None = None) -> Stream:
         """Opens the stream of the split's examples.
 
         If metrics need all of them, a bad image is an error under any policy.
+
+        Args:
+          features: features of the photos, which are read instead; None: read photos.
         """
         data = self.experiment.config.data
         return Stream(
@@ -222,6 +229,7 @@ class Evaluation:
             workers=data.workers,
             prefetch=data.prefetch,
             blank_images=data.blank_images,
+            features=features,
         )
 
     def run(
@@ -241,7 +249,8 @@ class Evaluation:
           examples: gains the values of every example, by metric.
         """
         evaluator = self.evaluator(workdir)
-        with self.stream() as batches:
+        features = self.experiment.features(variables, self.index, predict.alive)
+        with self.stream(features) as batches:
             found = dict(evaluator.run(predict, variables, batches, self.index))
             found = marked(found, self.index, batches.missing)
         if examples is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from pixel_bert_jax import models, objectives, trees
@@ -16,6 +17,7 @@ from pixel_bert_jax.checkpoints.checkpointing import FORMAT
 from pixel_bert_jax.config import Config, resolve
 from pixel_bert_jax.data.augment import Augmentation
 from pixel_bert_jax.data.corpora import Corpora, data_root
+from pixel_bert_jax.data.features import PhotoFeatures
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.plan import TrainPlan
 from pixel_bert_jax.data.text import WordPiece, load_tokenizer
@@ -26,7 +28,7 @@ from pixel_bert_jax.data.vqa_answers import (
 )
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.masking import Vocabulary
-from pixel_bert_jax.tasks import TASKS, Task
+from pixel_bert_jax.tasks import TASKS, Task, features
 from pixel_bert_jax.training import durations, optim, sharding, train_state, train_step
 from pixel_bert_jax.training.optim import Optimizer
 from pixel_bert_jax.training.train_state import TrainState
@@ -203,6 +205,43 @@ class Experiment:
         config = self.config
         return train_state.abstract(
             self.task, optimizer, config.seed, self.mesh, config.sharding
+        )
+
+    def check_features(self) -> None:
+        """Refuses `data.cache_features` where training changes what a CNN computes."""
+        if self.config.data.cache_features:
+            trainable = self.optimizer.trainable
+            features.check(self.config, self.task.model, list(trainable))
+
+    def features(
+        self,
+        variables: Params,
+        index: Index,
+        alive: Callable[[str], None] = lambda what: None,
+    ) -> PhotoFeatures | None:
+        """Returns the features of an index's photos, None without `cache_features`.
+
+        Features that are missing are computed, by all processes together.
+
+        Args:
+          variables: parameters and running statistics.
+          index: where the photos are.
+          alive: called between batches; an exception that it raises ends the work.
+
+        Raises:
+          InputError: features are damaged, or the folder cannot be written.
+          ImageError: a photo is missing or broken, and the policy is "error".
+        """
+        if not self.config.data.cache_features or self.config.data.blank_images:
+            return None
+        return features.compute(
+            self.config,
+            self.task.model,
+            variables,
+            index,
+            process=(jax.process_index(), jax.process_count()),
+            wait=lambda: multihost_utils.sync_global_devices("features"),
+            alive=alive,
         )
 
     def create_state(self, arrays: Mapping[str, Any] | None = None) -> TrainState:

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from pixel_bert_jax import evaluate, metrics, resuming, trained, trees
 from pixel_bert_jax.checkpoints import checkpointing
 from pixel_bert_jax.checkpoints.store import check_writable
+from pixel_bert_jax.data.features import PhotoFeatures
 from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import Experiment, count_parameters
 from pixel_bert_jax.processes import hosts
@@ -74,6 +75,7 @@ class Run:
             config.sharding_tolerance,
         )
         self._meta = experiment.meta | {"command": command}
+        experiment.check_features()
         hosts.compare({name: self._meta[name] for name in ("plan", "index")})
         found = evaluate.evaluations(experiment)
         self._evaluations = [one for one in found if one.every]
@@ -126,11 +128,27 @@ class Run:
                 workdir, total_steps=self.total, first_step=self.first
             )
         stack.callback(self._writer.close)
-        self._stream = stack.enter_context(
-            open_stream(self.experiment, workdir, self.first, self.total)
-        )
         self._terminated = stack.enter_context(on_sigterm())
+        features = self._features()
+        self._stream = stack.enter_context(
+            open_stream(self.experiment, workdir, self.first, self.total, features)
+        )
         self._predict = evaluate.Predictor(self.experiment, self._between_batches)
+
+    def _features(self) -> PhotoFeatures | None:
+        """Returns the features of the training photos, and computes all others'."""
+        # Several processes compute different numbers of batches, between which they
+        # cannot agree on a signal.
+        alive = self._watchdog.alive if hosts.several() else self._between_batches
+        variables = self.state.variables
+        try:
+            for one in self._evaluations:
+                self.experiment.features(variables, one.index, alive)
+            return self.experiment.features(
+                variables, self.experiment.train_index, alive
+            )
+        except _Interrupted:
+            raise Preempted("SIGTERM: the features computed so far are kept") from None
 
     @property
     def finished(self) -> bool:
@@ -335,7 +353,11 @@ class _Pending:
 
 
 def open_stream(
-    experiment: Experiment, workdir: Path, first: int, total: int
+    experiment: Experiment,
+    workdir: Path,
+    first: int,
+    total: int,
+    features: PhotoFeatures | None = None,
 ) -> Stream:
     """Opens the stream of the training batches from step `first` to `total`."""
     data = experiment.config.data
@@ -354,6 +376,7 @@ def open_stream(
         targets=experiment.task.targets,
         blank_images=data.blank_images,
         augmentation=experiment.augmentation,
+        features=features,
     )
 
 

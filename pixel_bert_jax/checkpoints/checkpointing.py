@@ -51,6 +51,7 @@ MAY_CHANGE = (
     "data/allow_overlap",
     "data/root",
     "data/index_dir",
+    "data/feature_dir",
     "data/workers",
     "data/prefetch",
     "data/size_shares",

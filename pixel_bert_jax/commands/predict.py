@@ -84,8 +84,9 @@ def write_predictions(
         )
     one.check()
     evaluator = one.evaluator(workdir)
-    with one.stream() as batches:
-        predict = Predictor(one.experiment)
+    predict = Predictor(one.experiment)
+    features = one.experiment.features(variables, index)
+    with one.stream(features) as batches:
         (found,) = evaluator.predictions(predict, variables, batches, index)
     if hosts.first():
         path.parent.mkdir(parents=True, exist_ok=True)

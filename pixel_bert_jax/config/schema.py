@@ -177,6 +177,10 @@ class Data(Section):
         (480, 640, 0.127),
         (427, 640, 0.119),
     )
+    # Whether a frozen CNN runs over each photo once, before training, and its features
+    # are kept in a folder; see tasks/features.py.
+    cache_features: bool = False
+    feature_dir: Place = "~/.cache/pixel_bert_jax/features"
     # Photos that are dropped from training; see data/exclude.py.
     exclude: tuple[Open, ...] = ()
     # Splits whose photos may be trained on too: their metrics are named trained_on/...

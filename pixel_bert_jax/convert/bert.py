@@ -19,7 +19,7 @@ from pixel_bert_jax.convert.rules import (
     export_weights,
     import_weights,
 )
-from pixel_bert_jax.convert.weights import Tensor
+from pixel_bert_jax.convert.tensors import Tensor
 from pixel_bert_jax.types import InputError
 
 PREFIX = "bert."

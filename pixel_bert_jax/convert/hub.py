@@ -1,4 +1,4 @@
-"""Finds the files of a model at a local path or on the Hugging Face hub."""
+"""Finds the files of a model: a local path, an installed package, or on the hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import huggingface_hub
 from httpx2 import HTTPError
 from huggingface_hub.errors import HFValidationError
 
-from pixel_bert_jax.convert.weights import ENDINGS, INDEX
+from pixel_bert_jax.convert.weights import ENDINGS, FILES, INDEX
+from pixel_bert_jax.data import packages
 from pixel_bert_jax.types import InputError
 
 # Errors of the hub's client: HTTPError for a failed connection or an error response
@@ -26,14 +27,21 @@ def fetch(
     With `HF_HUB_OFFLINE=1`, only the local cache of the hub is searched.
 
     Args:
-      name: a path, `org/name`, or `org/name@revision`.
+      name: a path, `org/name`, `org/name@revision`, or `package:NAME[/PATH]` for the
+        weights inside an installed Python package.
       files: name of the weights -> patterns of the files to fetch with them. Only those
         of the first weights on the hub are fetched, to avoid a second format.
       revision: branch, tag or commit; overrides the one in `name`.
 
     Raises:
-      InputError: the path does not exist, and the hub does not provide the model.
+      InputError: the path does not exist, the hub does not provide the model, or the
+        package is not installed or has no weights.
     """
+    if packages.is_package(name):
+        found = packages.locate(name, lambda file: file.endswith(ENDINGS), "weights")
+        # Hugging Face's layout is a folder with a config beside the weights.
+        whole = found.name in FILES and (found.parent / "config.json").is_file()
+        return found.parent if whole else found
     path = Path(name).expanduser()
     if path.exists():
         return path

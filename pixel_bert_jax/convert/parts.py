@@ -64,6 +64,10 @@ def export_cnn(pretrained: Pretrained, folder: str | Path, layout: str) -> None:
     if layout not in LAYOUTS:
         raise InputError(f"layout {layout!r}; valid: {', '.join(LAYOUTS)}")
     cnn = pretrained.config["model"]["backbone"]
+    if cnn["name"] != "resnet":
+        raise InputError(
+            f"model.backbone.name is {cnn['name']!r}; only a resnet can be exported"
+        )
     widths, inner, groups = cnn["widths"], tuple(cnn["inner"]), cnn["groups"]
     wanted = {
         "stem": (cnn["stem"], "conv7_pool"),

@@ -20,15 +20,15 @@ from pixel_bert_jax.convert.rules import (
     export_weights,
     import_weights,
 )
-from pixel_bert_jax.convert.weights import Tensor
+from pixel_bert_jax.convert.tensors import Tensor
 from pixel_bert_jax.models.norm import EPSILON
 from pixel_bert_jax.types import InputError
 
 STEM = "params/backbone/stem/conv/kernel"
-PARTS = r"(params|batch_stats)/backbone/.*"
 
 
-def _norm(source: str, path: str) -> list[Rule]:
+def norm_rules(source: str, path: str) -> list[Rule]:
+    """Returns the rules of a batch norm of torch."""
     return [
         Rule(f"{source}.weight", f"params/backbone/{path}/scale"),
         Rule(f"{source}.bias", f"params/backbone/{path}/bias"),
@@ -38,7 +38,8 @@ def _norm(source: str, path: str) -> list[Rule]:
     ]
 
 
-def _conv(source: str, path: str) -> Rule:
+def conv_rule(source: str, path: str) -> Rule:
+    """Returns the rule of a convolution's kernel."""
     return Rule(source, f"params/backbone/{path}/conv/kernel", CONV)
 
 
@@ -47,12 +48,12 @@ TORCHVISION = Table(
     name="torchvision's ResNet",
     prefix="",
     rules=(
-        _conv("conv1.weight", "stem"),
-        *_norm("bn1", "stem_norm"),
-        _conv("layer{s}.{b}.conv{k}.weight", _BLOCK + "/conv{k}"),
-        *_norm("layer{s}.{b}.bn{k}", _BLOCK + "/norm{k}"),
-        _conv("layer{s}.{b}.downsample.0.weight", _BLOCK + "/shortcut"),
-        *_norm("layer{s}.{b}.downsample.1", _BLOCK + "/shortcut_norm"),
+        conv_rule("conv1.weight", "stem"),
+        *norm_rules("bn1", "stem_norm"),
+        conv_rule("layer{s}.{b}.conv{k}.weight", _BLOCK + "/conv{k}"),
+        *norm_rules("layer{s}.{b}.bn{k}", _BLOCK + "/norm{k}"),
+        conv_rule("layer{s}.{b}.downsample.0.weight", _BLOCK + "/shortcut"),
+        *norm_rules("layer{s}.{b}.downsample.1", _BLOCK + "/shortcut_norm"),
         Rule("fc.weight", ""),
         Rule("fc.bias", ""),
     ),
@@ -63,12 +64,12 @@ HUGGING_FACE = Table(
     name="Hugging Face's ResNet",
     prefix="resnet.",
     rules=(
-        _conv("embedder.embedder.convolution.weight", "stem"),
-        *_norm("embedder.embedder.normalization", "stem_norm"),
-        _conv(f"{_LAYER}layer.{{k}}.convolution.weight", _PATH + "conv{k+1}"),
-        *_norm(f"{_LAYER}layer.{{k}}.normalization", _PATH + "norm{k+1}"),
-        _conv(f"{_LAYER}shortcut.convolution.weight", _PATH + "shortcut"),
-        *_norm(f"{_LAYER}shortcut.normalization", _PATH + "shortcut_norm"),
+        conv_rule("embedder.embedder.convolution.weight", "stem"),
+        *norm_rules("embedder.embedder.normalization", "stem_norm"),
+        conv_rule(f"{_LAYER}layer.{{k}}.convolution.weight", _PATH + "conv{k+1}"),
+        *norm_rules(f"{_LAYER}layer.{{k}}.normalization", _PATH + "norm{k+1}"),
+        conv_rule(f"{_LAYER}shortcut.convolution.weight", _PATH + "shortcut"),
+        *norm_rules(f"{_LAYER}shortcut.normalization", _PATH + "shortcut_norm"),
         Rule("classifier.1.weight", ""),
         Rule("classifier.1.bias", ""),
     ),
@@ -87,17 +88,17 @@ DETECTRON = Table(
     name="Detectron's ResNeXt",
     prefix="",
     rules=(
-        _conv("conv1_w", "stem"),
+        conv_rule("conv1_w", "stem"),
         *_affine("res_conv1_bn", "stem_norm"),
         *(
             rule
             for branch, k in _BRANCHES
             for rule in (
-                _conv(f"res{{s+1}}_{{b}}_{branch}_w", f"{_BLOCK}/conv{k}"),
+                conv_rule(f"res{{s+1}}_{{b}}_{branch}_w", f"{_BLOCK}/conv{k}"),
                 *_affine(f"res{{s+1}}_{{b}}_{branch}_bn", f"{_BLOCK}/norm{k}"),
             )
         ),
-        _conv("res{s+1}_{b}_branch1_w", f"{_BLOCK}/shortcut"),
+        conv_rule("res{s+1}_{b}_branch1_w", f"{_BLOCK}/shortcut"),
         *_affine("res{s+1}_{b}_branch1_bn", f"{_BLOCK}/shortcut_norm"),
         Rule("fc1000_w", ""),
         Rule("fc1000_b", ""),

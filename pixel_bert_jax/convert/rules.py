@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pixel_bert_jax.convert.weights import Tensor
+from pixel_bert_jax.convert.tensors import Tensor
 from pixel_bert_jax.types import InputError
 
 SHOWN = 5  # names in a message

@@ -14,7 +14,7 @@ import numpy as np
 
 from pixel_bert_jax import trees
 from pixel_bert_jax.config import Init, Model, resolve
-from pixel_bert_jax.convert import bert, resnet
+from pixel_bert_jax.convert import bert, efficientnet_lite, resnet
 from pixel_bert_jax.convert.hub import fetch
 from pixel_bert_jax.convert.pretrained import (
     CONFIG,
@@ -46,6 +46,16 @@ ARCHITECTURE = (
     "max_positions",
 )
 RESNET_FIXED = {"hidden_act": "relu", "downsample_in_bottleneck": False}
+CNN_PARTS = r"(params|batch_stats)/backbone/.*"
+# `config.model.backbone.name` -> function that converts published weights.
+CNNS: Mapping[str, Callable[..., tuple[dict[str, np.ndarray], Report]]] = {
+    "resnet": lambda weights, target, where, model: resnet.import_resnet(
+        weights, target, where, groups=model.backbone["groups"], norm=model.norm
+    ),
+    "efficientnet_lite": lambda weights, target, where, model: (
+        efficientnet_lite.import_efficientnet_lite(weights, target, where)
+    ),
+}
 PARAMS = "params" + trees.SEPARATOR
 # Our path -> (path in the trained model, function that maps its array to ours).
 Inherits = Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]
@@ -95,16 +105,12 @@ def load(
         )
         arrays |= {PARAMS + name: array for name, array in found.items()}
     if init.cnn:
-        target = {n: s for n, s in flat.items() if re.fullmatch(resnet.PARTS, n)}
+        target = {n: s for n, s in flat.items() if re.fullmatch(CNN_PARTS, n)}
         path = fetch(init.cnn, WANTED)
         _check_config(path, RESNET_FIXED)
-        found, reports["cnn"] = resnet.import_resnet(
-            open_weights(path),
-            target,
-            f"init.cnn = {init.cnn}",
-            groups=model.backbone["groups"],
-            norm=model.norm,
-        )
+        convert = CNNS[model.backbone["name"]]
+        where = f"init.cnn = {init.cnn}"
+        found, reports["cnn"] = convert(open_weights(path), target, where, model)
         arrays |= found
     return arrays, reports
 
@@ -186,7 +192,7 @@ def _architecture(model: Model) -> dict[str, Any]:
     fields = {
         name: value for name, value in model.to_dict().items() if name in ARCHITECTURE
     }
-    fields["backbone"].pop("frozen_stages")  # affects only the training
+    fields["backbone"].pop("frozen_stages", None)  # affects only the training
     return trees.flatten(fields)
 
 

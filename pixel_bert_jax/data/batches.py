@@ -21,9 +21,16 @@ import numpy as np
 
 from pixel_bert_jax.data import geometry, images
 from pixel_bert_jax.data.augment import Augmentation
-from pixel_bert_jax.data.fields import EVALUATION_FIELDS, FIELDS, Field
+from pixel_bert_jax.data.features import PhotoFeatures
+from pixel_bert_jax.data.fields import (
+    EVALUATION_FIELDS,
+    FIELDS,
+    OTHER,
+    Field,
+    with_features,
+)
 from pixel_bert_jax.data.index import Index
-from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
+from pixel_bert_jax.data.plan import Bucket, EvaluationPlan, TrainPlan
 from pixel_bert_jax.data.targets import Targets
 from pixel_bert_jax.types import Batch
 
@@ -81,6 +88,7 @@ class BatchMaker:
       targets: makes arrays of the texts' annotations.
       blank: read no image; all sizes are (0, 0).
       augmentation: what is drawn for each image; None: nothing.
+      features: features of all images, which are read instead; None: read images.
     """
 
     def __init__(
@@ -95,8 +103,10 @@ class BatchMaker:
         targets: Targets | None = None,
         blank: bool = False,
         augmentation: Augmentation | None = None,
+        features: PhotoFeatures | None = None,
     ):
         self._plan = plan
+        self._features = features
         self._augmentation = augmentation
         self._index = index
         self._skip = skip
@@ -111,6 +121,11 @@ class BatchMaker:
             **(EVALUATION_FIELDS if self._partners else {}),
             **(targets.fields if targets is not None else {}),
         }
+        # Names of an image's pixels or features, and of their size.
+        self._visual = "image", "source_size"
+        if features is not None:
+            self.fields = with_features(self.fields, features.store.dtype)
+            self._visual = "features", "features_size"
 
     def make(self, step: int) -> Made:
         """Returns the batch of a step.
@@ -125,16 +140,17 @@ class BatchMaker:
         planned = self._plan.batch(step)
         corpus, texts = planned.corpus[rows], planned.texts[rows]
         shown = planned.images[rows]
-        image = self._blank(shown, planned.bucket.source)
+        visual, visual_size = self._visual
+        image = self._blank(shown, planned.bucket)
         wanted = [(shown, image)]
         arrays: Batch = {
-            "image": image,
+            visual: image,
             "image_id": np.where(shown >= 0, self._index.image_ids[shown], -1),
             "corpus": corpus,
             "example_id": planned.example_id[rows],
             "example_mask": texts >= 0,
         }
-        arrays["source_size"], arrays["image_size"] = self._sizes(shown)
+        arrays[visual_size], arrays["image_size"] = self._sizes(shown)
         mirrored = None
         if self._augmentation:
             short, mirrored = self._augmentation.draw(
@@ -144,10 +160,10 @@ class BatchMaker:
         arrays["text_ids"], arrays["text_mask"] = self._texts(corpus, texts)
         if self._partners:
             others = planned.other_images[rows]
-            arrays["other_image"] = self._blank(others, planned.bucket.source)
-            wanted.append((others, arrays["other_image"]))
+            arrays[OTHER + visual] = self._blank(others, planned.bucket)
+            wanted.append((others, arrays[OTHER + visual]))
             sizes = self._sizes(others)
-            arrays["other_source_size"], arrays["other_image_size"] = sizes
+            arrays[OTHER + visual_size], arrays["other_image_size"] = sizes
             ids, mask = self._texts(corpus, planned.negatives[rows])
             arrays["negative_ids"], arrays["negative_mask"] = ids, mask
         if self._targets is not None:
@@ -155,20 +171,20 @@ class BatchMaker:
                 self._annotations(corpus, texts), texts.shape
             )
         found = {} if self._blank_images else self._read(wanted)
-        if mirrored is not None:
+        if mirrored is not None:  # never with features
             for g, m in np.argwhere(mirrored):
-                height, width = arrays["source_size"][g, m]
+                height, width = arrays[visual_size][g, m]
                 valid = image[g, m, :height, :width]
                 valid[:] = valid[:, ::-1].copy()
         bad = [(row, one.reason) for row, one in found.items() if one.reason]
         bad_rows = [row for row, _ in bad]
         failed = np.isin(shown, bad_rows).any(axis=1)
-        for key in ("image", "source_size", "image_size", "example_mask"):
+        for key in (visual, visual_size, "image_size", "example_mask"):
             arrays[key][failed] = 0
         arrays["image_id"][failed] = -1
         if self._partners:
             failed = np.isin(others, bad_rows).any(axis=1)
-            for key in ("other_image", "other_source_size", "other_image_size"):
+            for key in (OTHER + visual, OTHER + visual_size, "other_image_size"):
                 arrays[key][failed] = 0
         damaged = [(row, one.warning) for row, one in found.items() if one.warning]
         ordered = {
@@ -185,13 +201,20 @@ class BatchMaker:
             for c, row in zip(corpora.flat, texts.flat, strict=True)
         ]
 
-    def _blank(self, image_rows: np.ndarray, source: int) -> np.ndarray:
-        return np.zeros((*image_rows.shape, source, source, 3), np.uint8)
+    def _blank(self, image_rows: np.ndarray, bucket: Bucket) -> np.ndarray:
+        if self._features is None:
+            shape = (*image_rows.shape, bucket.source, bucket.source, 3)
+            return np.zeros(shape, np.uint8)
+        store = self._features.store
+        grid = store.grid(np.asarray(bucket.canvas)).tolist()
+        return np.zeros((*image_rows.shape, *grid, store.channels), store.dtype)
 
     def _sizes(
         self, image_rows: np.ndarray, short: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns source_size and image_size of image rows, int32 [G, M, 2] each.
+
+        With features, the former is features_size.
 
         Args:
           image_rows: int [G, M].
@@ -203,10 +226,10 @@ class BatchMaker:
         long = plan.long * short // plan.short
         shown = (image_rows[..., None] >= 0) & (not self._blank_images)
         original = np.where(shown, self._index.sizes[image_rows], 0)
-        return (
-            geometry.source_sizes(original, plan.source_canvases),
-            geometry.target_sizes(original, short, long, plan.minimum),
-        )
+        targets = geometry.target_sizes(original, short, long, plan.minimum)
+        if self._features is not None:
+            return self._features.store.grid(targets), targets
+        return geometry.source_sizes(original, plan.source_canvases), targets
 
     def _texts(
         self, corpus: np.ndarray, texts: np.ndarray
@@ -274,18 +297,20 @@ class BatchMaker:
             warned = True
 
     def _fill(self, row: int, canvases: list[np.ndarray]) -> _Outcome:
-        """Decodes an image onto canvases of zeros."""
+        """Decodes an image onto canvases of zeros, or copies its features there."""
         warnings: list[str] = []
         if self._closing.is_set():
             raise ClosedError
         try:
-            data = self._index.read(row)
-            image = images.decode(
-                data,
-                tuple(self._index.sizes[row].tolist()),
-                upright=self._index.upright[self._index.image_corpus[row]],
-                report=warnings.append,
-            )
+            if self._features is not None:
+                image = self._features.read(row)
+            else:
+                image = images.decode(
+                    self._index.read(row),
+                    tuple(self._index.sizes[row].tolist()),
+                    upright=self._index.upright[self._index.image_corpus[row]],
+                    report=warnings.append,
+                )
         except (images.ImageError, FileNotFoundError) as error:
             # Any other OSError may be temporary. It always raises: if it masked the
             # image, the batch would not be reproducible.
@@ -296,7 +321,11 @@ class BatchMaker:
         except Exception as error:
             error.add_note(f"while reading {self._index.describe(row)}")
             raise
-        height, width = images.lay(image, canvases[0])
+        if self._features is not None:
+            height, width = image.shape[:2]
+            canvases[0][:height, :width] = image
+        else:
+            height, width = images.lay(image, canvases[0])
         for canvas in canvases[1:]:
             canvas[:height, :width] = canvases[0][:height, :width]
         return _Outcome(warning="; ".join(warnings))

@@ -14,7 +14,11 @@
 
 The sizes of an empty group or of a failed image are (0, 0). An `EvaluationPlan` with
 partners adds each slot's negative text and each group's other image, with the same
-meaning. The targets of a task (`targets.py`) are further fields.
+meaning. The targets of a task (`targets.py`) are further fields. Instead of `image`
+and `source_size`, a batch with a frozen CNN may have
+
+  features       its output, in the top left corner of the canvas's grid, else zero
+  features_size  (height, width) of it in cells
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ class Field:
       dtype: numpy type.
       shape: axes after the axis of the groups, each a number or a letter: M images and
         K texts of a group, L tokens of a text, S side of the source canvas, H and W of
-        the canvas, A answers.
+        the canvas, h and w of the CNN's grid of it, C channels, A answers.
       large: whether the array stays on its devices and is not gathered when views are
         made.
     """
@@ -66,10 +70,41 @@ EVALUATION_FIELDS: Mapping[str, Field] = {
 }
 """Fields that an `EvaluationPlan` with partners adds to `FIELDS`."""
 
+FEATURE_FIELDS: Mapping[str, Field] = {
+    "features": Field(np.float32, ("M", "h", "w", "C"), large=True),
+    "features_size": Field(np.int32, ("M", 2)),
+}
+"""Fields instead of `image` and `source_size`."""
+
+OTHER = "other_"  # begins the names of the fields of a partner's image
 LARGE = frozenset(
-    name for name, field in {**FIELDS, **EVALUATION_FIELDS}.items() if field.large
+    prefix + name
+    for name, field in {**FIELDS, **FEATURE_FIELDS}.items()
+    if field.large
+    for prefix in ("", OTHER)
 )
 """Names of the arrays that stay on their devices."""
+
+
+def with_features(fields: Mapping[str, Field], dtype: Any) -> dict[str, Field]:
+    """Returns the fields of a batch that has features instead of images.
+
+    Args:
+      fields: of the batch with images.
+      dtype: numpy type of the features.
+    """
+    instead = dict(zip(("image", "source_size"), FEATURE_FIELDS, strict=True))
+    out = {}
+    for name, field in fields.items():
+        prefix = OTHER if name.startswith(OTHER) else ""
+        new = instead.get(name.removeprefix(OTHER))
+        if new is None:
+            out[name] = field
+            continue
+        field = FEATURE_FIELDS[new]
+        kept = field.dtype if not field.large else dtype
+        out[prefix + new] = dataclasses.replace(field, dtype=kept)
+    return out
 
 
 def prepared(fields: Mapping[str, Field]) -> dict[str, Field]:

@@ -32,6 +32,7 @@ import tensorflow as tf
 
 from pixel_bert_jax.data.augment import Augmentation
 from pixel_bert_jax.data.batches import BatchMaker, ClosedError, Made
+from pixel_bert_jax.data.features import PhotoFeatures
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.plan import EvaluationPlan, TrainPlan
 from pixel_bert_jax.data.targets import Targets
@@ -93,6 +94,7 @@ class Stream:
         targets: Targets | None = None,
         blank_images: bool = False,
         augmentation: Augmentation | None = None,
+        features: PhotoFeatures | None = None,
     ):
         """Checks the arguments and starts to read ahead.
 
@@ -119,6 +121,7 @@ class Stream:
           targets: makes arrays of the texts' annotations.
           blank_images: read no image; all sizes are (0, 0).
           augmentation: random sizes and mirroring; None: neither.
+          features: features of all images, which are read instead; None: read images.
 
         Raises:
           InputError: an argument is invalid.
@@ -169,6 +172,7 @@ class Stream:
             targets=targets,
             blank=blank_images,
             augmentation=augmentation,
+            features=features,
         )
         self._iterator = self._dataset(start, stop, max(prefetch, 1))
         _OPEN.add(self)

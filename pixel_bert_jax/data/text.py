@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from pixel_bert_jax.data import packages
 from pixel_bert_jax.types import InputError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -142,15 +143,18 @@ def load_tokenizer(name: str | Path) -> WordPiece:
 
     Args:
       name: "scenes" (the embedded word list), a `vocab.txt`, a folder with one or
-        with a `tokenizer.json`, or a model of the Hugging Face hub such as
-        "bert-base-uncased". If the hub cannot be reached or `HF_HUB_OFFLINE=1` is set,
-        the model is taken from the local cache.
+        with a `tokenizer.json`, `package:NAME[/PATH]` for the one inside an installed
+        package, or a model of the Hugging Face hub such as "bert-base-uncased". If the
+        hub cannot be reached or `HF_HUB_OFFLINE=1` is set, the model is taken from the
+        local cache.
 
     Raises:
       InputError: nothing of that name is found, or it is not a BERT vocabulary.
     """
     if str(name) == "scenes":
         return _scenes_tokenizer()
+    if packages.is_package(str(name)):
+        name = packages.locate(str(name), VOCABULARY_FILE.__eq__, VOCABULARY_FILE)
     path = Path(name).expanduser()
     if path.is_file():
         return WordPiece(_read_vocabulary(path), **_read_options(path.parent))

@@ -14,12 +14,16 @@ from typing import Any
 import flax.linen as nn
 
 from pixel_bert_jax.config import Model
+from pixel_bert_jax.models.efficientnet_lite import EfficientNetLite
 from pixel_bert_jax.models.front_ends import PixelFrontEnd
 from pixel_bert_jax.models.resnet import ResNet
 from pixel_bert_jax.types import InputError, nearest
 
 # `config.model.backbone.name` and `config.model.front_end.name` -> module.
-BACKBONES: dict[str, type[nn.Module]] = {"resnet": ResNet}
+BACKBONES: dict[str, type[nn.Module]] = {
+    "resnet": ResNet,
+    "efficientnet_lite": EfficientNetLite,
+}
 FRONT_ENDS: dict[str, type[nn.Module]] = {"pixels": PixelFrontEnd}
 
 

@@ -23,6 +23,7 @@ from pixel_bert_jax.types import InputError, nearest
 
 OPTIONS = {
     "order": ("conv_pool", "pool_conv"),
+    "pool": (1, 2),
     "kernel": (1, 3),
     "norm": ("none", "batch", "layer"),
     "activation": ("none", "relu"),
@@ -49,6 +50,8 @@ class PixelFrontEnd(nn.Module):
     Attributes:
       features: D.
       order: "conv_pool" as in figure 2, or "pool_conv" as in SOHO.
+      pool: side of the max pooling's windows; 1: none, for small images, of which 2
+        would leave few pixels.
       kernel: side of the convolution's kernel: 1, or 3 as in ClipBERT.
       bias: whether the convolution has a bias.
       norm: "none"; "batch" after the convolution, as in SOHO; "layer" over the sum of
@@ -63,6 +66,7 @@ class PixelFrontEnd(nn.Module):
 
     features: int
     order: str = "conv_pool"
+    pool: int = 2
     kernel: int = 1
     bias: bool = True
     norm: str = "none"
@@ -81,7 +85,7 @@ class PixelFrontEnd(nn.Module):
         Args:
           x: [G * M, h, w, C] features of the CNN.
           size: [G * M, 2] int32, valid (height, width) in cells; a pooling window
-            counts only if all of it is valid, so floor(n / 2) cells remain.
+            counts only if all of it is valid, so floor(n / pool) cells remain.
           images: M.
           train: use and report batch statistics if `batch_statistics`.
 
@@ -90,10 +94,10 @@ class PixelFrontEnd(nn.Module):
         """
         self._check()
         if self.order == "conv_pool":
-            x = _pool(self._project(x, size, train))
+            x = self._pool(self._project(x, size, train))
         else:
-            x = self._project(_pool(x), size // 2, train)
-        size = size // 2
+            x = self._project(self._pool(x), size // self.pool, train)
+        size = size // self.pool
         if self.activation == "relu":
             x = nn.relu(x)
         grid = x.shape[1:3]
@@ -109,6 +113,12 @@ class PixelFrontEnd(nn.Module):
         mask = mask.reshape(-1, images, cells)
         index = jnp.broadcast_to(jnp.arange(cells, dtype=jnp.int32), mask.shape)
         return VisualTokens(only(x, mask), mask, index, grid)
+
+    def _pool(self, x: Array) -> Array:
+        if self.pool == 1:
+            return x
+        side = self.pool, self.pool
+        return nn.max_pool(x, side, strides=side)
 
     def _project(self, x: Array, size: Array, train: bool) -> Array:
         mask = valid_cells(size, x.shape[1:3])
@@ -209,7 +219,3 @@ def sample_pixels(visual: VisualTokens, keys: Array, count: int) -> VisualTokens
     index, mask = sample_cells(keys, visual.mask, count)
     features = only(take_cells(visual.features, index), mask)
     return visual.replace(features=features, mask=mask, index=index)
-
-
-def _pool(x: Array) -> Array:
-    return nn.max_pool(x, (2, 2), strides=(2, 2))

@@ -27,9 +27,11 @@ class MaskedBatchNorm(nn.Module):
     Attributes:
       batch_statistics: normalise by the batch's statistics and report them; otherwise
         normalise by the running ones.
+      epsilon: added to the variance.
     """
 
     batch_statistics: bool
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
@@ -64,7 +66,7 @@ class MaskedBatchNorm(nn.Module):
             # A batch without a valid cell has no statistics of its own.
             mean = jnp.where(count > 0, batch_mean, mean)
             var = jnp.where(count > 0, jnp.maximum(batch_var, 0.0), var)
-        factor = scale * jax.lax.rsqrt(var + EPSILON)
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
         return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
 
 

@@ -128,13 +128,39 @@ class PixelBert(nn.Module):
           image_size: [G, M, 2] int32 (height, width).
           train: use batch statistics in norms that are not frozen.
         """
+        features, size = self.cnn_features(image, image_size, train=train)
+        return self.encode_features(features, size, train=train)
+
+    def cnn_features(
+        self, image: Array, image_size: Array, *, train: bool = False
+    ) -> tuple[Array, Array]:
+        """Runs the CNN alone; for the arguments see `encode_images`.
+
+        Returns:
+          features [G, M, h, w, C] and their valid size [G, M, 2] in cells.
+        """
         groups, images = image.shape[:2]
         features, size = self.backbone(
             image.reshape(groups * images, *image.shape[2:]),
             image_size.reshape(groups * images, 2),
             train=train,
         )
-        return self.front_end(features, size, images, train=train)
+        return (
+            features.reshape(groups, images, *features.shape[1:]),
+            size.reshape(groups, images, 2),
+        )
+
+    def encode_features(
+        self, features: Array, size: Array, *, train: bool = False
+    ) -> VisualTokens:
+        """Turns the CNN's features into visual tokens; see `cnn_features`."""
+        groups, images = features.shape[:2]
+        return self.front_end(
+            features.reshape(groups * images, *features.shape[2:]),
+            size.reshape(groups * images, 2),
+            images,
+            train=train,
+        )
 
     def fuse(
         self,

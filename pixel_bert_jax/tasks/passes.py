@@ -110,10 +110,25 @@ class Forward:
         return Heads(self.apply, self.variables["params"]["text"]["word"])
 
 
+def visual_inputs(
+    batch: Batch, prefix: str = ""
+) -> tuple[Callable[..., Any], Any, Any]:
+    """Returns the model's method for what a batch holds of its images, and its inputs.
+
+    Args:
+      batch: has prepared images, or the features that a frozen CNN computed before.
+      prefix: "", or "other_" for the images of partners.
+    """
+    if f"{prefix}features" in batch:
+        features, size = batch[f"{prefix}features"], batch[f"{prefix}features_size"]
+        return PixelBert.encode_features, features, size
+    image, size = batch[f"{prefix}image"], batch[f"{prefix}image_size"]
+    return PixelBert.encode_images, image, size
+
+
 def pixels(forward: Forward) -> VisualTokens:
     """Visual tokens of all cells; each image passes through the CNN once."""
-    image, size = forward.batch["image"], forward.batch["image_size"]
-    return forward.apply(PixelBert.encode_images, image, size, train=True)
+    return forward.apply(*visual_inputs(forward.batch), train=True)
 
 
 def sampled(forward: Forward) -> VisualTokens:

@@ -23,7 +23,7 @@ from pixel_bert_jax.objectives.base import Heads, Inputs, TextSpec
 from pixel_bert_jax.objectives.views import VIEWS, View, ViewSettings
 from pixel_bert_jax.ops import keys as example_keys
 from pixel_bert_jax.ops.masking import max_masked
-from pixel_bert_jax.tasks.passes import PASSES, Forward
+from pixel_bert_jax.tasks.passes import PASSES, Forward, visual_inputs
 from pixel_bert_jax.types import Batch, InputError, Params, Sums, nearest
 
 EXAMPLE_SIDE = 64  # pixels of the image that parameters are created from
@@ -234,11 +234,11 @@ class Task:
 
         Args:
           variables: parameters and running statistics.
-          batch: a batch with prepared images [G, M, H, W, 3].
+          batch: a batch with prepared images [G, M, H, W, 3], or with features.
           prefix: "", or "other_" for the images of partners.
         """
-        image, size = batch[f"{prefix}image"], batch[f"{prefix}image_size"]
-        every = self.model.apply(variables, image, size, method=PixelBert.encode_images)
+        method, *inputs = visual_inputs(batch, prefix)
+        every = self.model.apply(variables, *inputs, method=method)
         if not self.eval_pixels:
             return every
         key = example_keys.tagged(jax.random.key(self.eval_seed), example_keys.SAMPLE)

@@ -120,7 +120,7 @@ def build_gradients(
     split = NamedSharding(mesh, sharding.BATCH_SPEC)
 
     def gradients(state: TrainState, batch: Batch) -> Gradients:
-        accumulate = batch["image"].shape[0]
+        accumulate = batch["example_mask"].shape[0]
         # Texts and ids are small: joined over micro-batches, so that views and divisors
         # are those of the whole batch. Images stay where they are.
         small = {name: _join(x) for name, x in batch.items() if name not in LARGE}

@@ -1,5 +1,7 @@
 """Imported weights give what their own framework gives, in float32."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -263,7 +265,7 @@ def test_hugging_faces_resnet_equals_torchvisions_and_ours():
     assert difference(found, wanted[-1].numpy()) <= TOLERANCE
 
 
-@pytest.mark.parametrize("kind", ["zip", "parameters", "nested"])
+@pytest.mark.parametrize("kind", ["zip", "parameters", "nested", "legacy"])
 def test_files_of_torch_are_read_without_torch(tmp_path, kind):
     model = torch_models.bert()
     state = model.state_dict()
@@ -279,7 +281,7 @@ def test_files_of_torch_are_read_without_torch(tmp_path, kind):
         }
     content = {"epoch": 3, "state_dict": state} if kind == "nested" else state
     path = tmp_path / "weights.pth"
-    torch.save(content, path)
+    torch.save(content, path, _use_new_zipfile_serialization=kind != "legacy")
     found = open_weights(path)
     assert list(found) == list(state)
     for name, x in state.items():
@@ -290,10 +292,21 @@ def test_files_of_torch_are_read_without_torch(tmp_path, kind):
         )
 
 
-def test_files_of_old_versions_of_torch_are_refused(tmp_path):
+@pytest.mark.parametrize("cut", [3, 3000, 9990])
+def test_truncated_files_of_old_versions_of_torch_are_refused(tmp_path, cut):
     path = tmp_path / "weights.pth"
-    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(InputError, match=r"before 1\.6; save it anew"):
+    content = {"a": torch.randn(50, 50), "b": torch.ones(3)}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    with pytest.raises(InputError, match=r"weights\.pth cannot be read as weights"):
+        open_weights(path)
+
+
+def test_old_files_that_ask_for_code_are_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"a": Path}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(InputError, match=r"pathlib.*not part of any weights"):
         open_weights(path)
 
 

@@ -120,3 +120,69 @@ def hugging_face_resnet(depths, widths, seed=0):
         downsample_in_bottleneck=False,
     )
     return randomize(transformers.ResNetModel(config).eval())
+
+
+class SameConv(nn.Conv2d):
+    """TensorFlow's "SAME" padding: half of what is missing, the larger half behind."""
+
+    def forward(self, x):
+        before_after = []
+        for n, k, s in zip(x.shape[:1:-1], self.kernel_size, self.stride, strict=True):
+            missing = max((-(-n // s) - 1) * s + k - n, 0)
+            before_after += [missing // 2, missing - missing // 2]
+        return super().forward(nn.functional.pad(x, before_after))
+
+
+class InvertedResidual(nn.Module):
+    """A block of EfficientNet-Lite in the published names."""
+
+    def __init__(self, entering, features, expansion, kernel, stride):
+        super().__init__()
+        inner = entering * expansion
+        self.expands = expansion > 1
+        if self.expands:
+            self._expand_conv = nn.Conv2d(entering, inner, 1, bias=False)
+            self._bn0 = nn.BatchNorm2d(inner, eps=1e-3)
+        self._depthwise_conv = SameConv(
+            inner, inner, kernel, stride, groups=inner, bias=False
+        )
+        self._bn1 = nn.BatchNorm2d(inner, eps=1e-3)
+        self._project_conv = nn.Conv2d(inner, features, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(features, eps=1e-3)
+
+    def forward(self, x):
+        y = x
+        if self.expands:
+            y = nn.functional.relu6(self._bn0(self._expand_conv(y)))
+        y = nn.functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if x.shape == y.shape else y
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite of given (blocks, kernel, stride, expansion, width) a stage."""
+
+    def __init__(self, stages):
+        super().__init__()
+        self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
+        self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        blocks, entering = [], 32
+        for depth, kernel, stride, expansion, width in stages:
+            for n in range(depth):
+                step = stride if n == 0 else 1
+                blocks.append(
+                    InvertedResidual(entering, width, expansion, kernel, step)
+                )
+                entering = width
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head = nn.Conv2d(entering, 1280, 1, bias=False)
+        self._bn1 = nn.BatchNorm2d(1280, eps=1e-3)
+        self._fc = nn.Linear(1280, 1000)
+
+    def forward(self, x):
+        """Returns the outputs of the stem, of every block, and of the head."""
+        outputs = [nn.functional.relu6(self._bn0(self._conv_stem(x)))]
+        for block in self._blocks:
+            outputs.append(block(outputs[-1]))
+        head = self._bn1(self._conv_head(outputs[-1]))
+        return [*outputs, nn.functional.relu6(head)]
