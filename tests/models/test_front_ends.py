@@ -82,6 +82,16 @@ def test_pooling_may_come_first_without_bias():
 
 
 @pytest.mark.parametrize("order", OPTIONS["order"])
+def test_without_pooling_every_cell_is_a_token(order):
+    tokens, mask, values, _ = run(order=order, pool=1)
+    params = values["params"]
+    np.testing.assert_array_equal(mask.sum((1, 2)), SIZE.prod(1))
+    want = project(X, params) + params["segment"]
+    np.testing.assert_allclose(tokens[mask], want[mask], rtol=1e-4, atol=1e-5)
+    assert not tokens[~mask].any()
+
+
+@pytest.mark.parametrize("order", OPTIONS["order"])
 def test_a_3x3_convolution_reads_valid_cells_alone(order):
     tokens, mask, values, _ = run(order=order, kernel=3, activation="relu")
     params = values["params"]
