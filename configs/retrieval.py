@@ -9,6 +9,7 @@ Presets (a further flag such as `--config.groups=8` sets a field):
 | `tiny` | rendered scenes, nothing to download | 2 CPU cores | minutes |
 | `tiny_scratch` | the same, without pre-training | 2 CPU cores | minutes |
 | `flickr8k` | Flickr8k photos under `config.data.root` | 1 CPU core | half an hour |
+| `photos` | the same, from `configs/pretrain.py:photos` | 2 CPU cores | not run yet |
 | `r50`, the default, `x152` | Flickr30K | 8 GPUs | not run |
 | `r50_coco`, `x152_coco` | COCO | 8 GPUs | not run |
 
@@ -74,6 +75,21 @@ def flickr8k():
     config.optim.groups.transformer.learning_rate = 2e-4
     config.optim.warmup = "50 steps"
     config.optim.decays = ("60 %", "85 %")
+    config.eval.update(every="100 %", groups=20, texts=50)
+    return config
+
+
+def photos():
+    """The model of `configs/pretrain.py:photos` on the same photos."""
+    config = fine_tuned(pretrain.photos(), "photos")
+    config.init.text = config.init.cnn = ""
+    config.total = "300 steps"
+    config.groups = 8
+    config.texts_per_group = 5
+    (corpus,) = config.data.corpora
+    config.data.corpora = (corpus | dict(captions_per_image=5),)
+    config.optim.groups.transformer.learning_rate = 5e-5
+    config.optim.warmup = "5 %"
     config.eval.update(every="100 %", groups=20, texts=50)
     return config
 
@@ -174,6 +190,7 @@ PRESETS = {
     "tiny": tiny,
     "tiny_scratch": tiny_scratch,
     "flickr8k": flickr8k,
+    "photos": photos,
     "r50": r50,
     "x152": x152,
     "r50_coco": r50_coco,

@@ -8,6 +8,7 @@ Presets (a further flag such as `--config.groups=8` sets a field):
 |---|---|---|---|
 | `tiny` | rendered scenes, nothing to download | 2 CPU cores | minutes |
 | `small` | photos in VQA 2.0's files, in `config.data.root` | 1 CPU core | minutes |
+| `photos` | the same, from `configs/pretrain.py:photos` | 2 CPU cores | not run yet |
 | `r50`, the default, `x152` | VQA 2.0 train, val | 16 TPU v5e | not run |
 | `r50_trainval`, `x152_trainval` | train and val together | 16 TPU v5e | not run |
 | `r50_trainval_genome` | and Visual Genome's questions | 16 TPU v5e | not run |
@@ -63,6 +64,18 @@ def small():
     config = common.cpu_sized(full_size(pretrain.flickr8k(), "small", ("train2014",)))
     config.groups = 16
     config.texts_per_group = 4
+    config.dry_run.shards = 1
+    return config
+
+
+def photos():
+    """The model of `configs/pretrain.py:photos` on VQA 2.0's files."""
+    config = full_size(pretrain.photos(), "photos", ("train2014",))
+    config.init.text = config.init.cnn = ""
+    config.groups = 16
+    config.texts_per_group = 4
+    config.optim.schedule = "linear"
+    config.optim.groups.transformer.learning_rate = 1e-4
     config.dry_run.shards = 1
     return config
 
@@ -171,6 +184,7 @@ PRESETS = {
     "": r50,
     "tiny": tiny,
     "small": small,
+    "photos": photos,
     "r50": r50,
     "r50_trainval": r50_trainval,
     "r50_trainval_genome": r50_trainval_genome,
