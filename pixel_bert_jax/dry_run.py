@@ -19,10 +19,12 @@ from jax.sharding import Mesh, NamedSharding
 from pixel_bert_jax.config import Config
 from pixel_bert_jax.data import fields, geometry
 from pixel_bert_jax.data.corpora import geometry_of
+from pixel_bert_jax.data.features import DTYPES
 from pixel_bert_jax.data.plan import Corpus, TrainPlan
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.masking import Vocabulary
+from pixel_bert_jax.tasks import features
 from pixel_bert_jax.training import sharding
 from pixel_bert_jax.trees import flatten
 from pixel_bert_jax.types import Batch, InputError, refuse_to_run
@@ -104,7 +106,13 @@ class Planned(Experiment):
             "W": width,
             "A": self.text.answers,
         }
-        described = fields.prepared({**fields.FIELDS, **targets})
+        held = {**fields.FIELDS, **targets}
+        if self.config.data.cache_features:
+            self.check_features()
+            stride, sizes["C"] = features.stride_and_channels(task.model)
+            sizes |= {"h": -(-height // stride), "w": -(-width // stride)}
+            held = fields.with_features(held, DTYPES[self.config.model.dtype])
+        described = fields.prepared(held)
         split = NamedSharding(self.mesh, sharding.BATCH_SPEC)
         return {
             name: jax.ShapeDtypeStruct((1, groups, *shape), dtype, sharding=split)

@@ -64,6 +64,18 @@ def check(config: Config, model: PixelBert, trainable: Sequence[str]) -> None:
         )
 
 
+def stride_and_channels(model: PixelBert) -> tuple[int, int]:
+    """Returns the pixels per cell and the channels of a model's CNN."""
+
+    def run() -> Array:
+        method = PixelBert.cnn_features
+        out, _ = model.init_with_output(jax.random.key(0), *_example(), method=method)
+        return out[0]
+
+    height, _, channels = jax.eval_shape(run).shape[-3:]
+    return EXAMPLE // height, channels
+
+
 def compute(
     config: Config,
     model: PixelBert,
@@ -131,8 +143,7 @@ class _Worker:
         self._mesh = Mesh(np.asarray(jax.local_devices()), ("data",))
         whole = NamedSharding(self._mesh, PartitionSpec())
         self._variables = jax.device_put(own, whole)
-        features, _ = jax.eval_shape(_cnn(model), own, *_example())
-        height, _, channels = features.shape[-3:]
+        stride, channels = stride_and_channels(model)
         backbone = dict(config.model.backbone)
         backbone.pop("frozen_stages", None)  # changes nothing that a frozen CNN does
         self.store = FeatureStore(
@@ -143,7 +154,7 @@ class _Worker:
                 "variables": trees.digest(own),
                 "source_canvases": list(data.source_canvases),
             },
-            stride=EXAMPLE // height,
+            stride=stride,
             channels=channels,
             dtype=config.model.dtype,
         )
