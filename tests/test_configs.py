@@ -31,6 +31,9 @@ PARAMETERS = {
     "": (23_508_032, 1_574_400, 23_835_648, 85_054_464, 624_188),
     "tiny": (300_464, 12_544, 37_632, 264_960, 17_514),
     "tiny_long": (300_464, 12_544, 37_632, 264_960, 17_514),
+    # EfficientNet-Lite0 without its classifier, 4,652,008 - 1,281,000.
+    "photos": (3_371_008, 492_288, 11_739_648, 10_646_784, 179_900),
+    "photos_cnn": (3_371_008, 492_288, 11_739_648, 10_646_784, 179_900),
     "flickr8k": (558_888, 20_736, 3_913_216, 396_544, 78_070),
     "r50": (23_508_032, 1_574_400, 23_835_648, 85_054_464, 624_188),
     "x152": (120_323_392, 1_574_400, 23_835_648, 85_054_464, 624_188),
@@ -77,9 +80,10 @@ def test_preset_builds(name):
     assert config.preset == (name or "r50") and config.is_locked
     assert config.model.features % config.model.heads == 0
     assert config.data.max_text_length <= config.model.max_positions
-    assert {len(config.model.backbone[f]) for f in ("depths", "widths", "strides")} == {
-        len(config.model.backbone.depths)
-    }
+    backbone = config.model.backbone
+    if backbone.name == "resnet":
+        lists = ("depths", "widths", "strides")
+        assert len({len(backbone[name]) for name in lists}) == 1
     total = durations.steps(config.total, steps_per_epoch=1000)
     for duration in (config.optim.warmup, *config.optim.decays, config.eval.every):
         assert durations.steps(duration, steps_per_epoch=1000, total=total) > 0
