@@ -98,7 +98,8 @@ def test_top_five_classes_of_real_photos(real_data):
         x = prepare(image, source, target, CANVAS)
         x, cells = module.apply(variables, x, target, train=False)
         inside = valid_cells(cells, x.shape[1:3])[..., None]
-        mean = jnp.sum(jnp.where(inside, x, 0), (1, 2)) / jnp.sum(inside, (1, 2))
+        mean = jnp.sum(x * inside.astype(x.dtype), (1, 2))
+        mean /= jnp.sum(inside.astype(x.dtype), (1, 2))
         return jax.lax.top_k(mean @ kernel.T + bias, 5)[1]
 
     batch = np.zeros((len(SEEN), SOURCE, SOURCE, 3), np.uint8)
