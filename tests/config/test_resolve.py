@@ -202,7 +202,8 @@ def test_wrong_changes_are_refused(name, value, message):
 
 
 def test_places_are_not_what_is_trained():
-    assert places(Config()) == ("compile_cache", "data.root", "data.index_dir")
+    names = ("data.root", "data.index_dir", "data.feature_dir")
+    assert places(Config()) == ("compile_cache", *names)
 
 
 def test_every_section_can_only_be_made_by_name():

@@ -109,6 +109,7 @@ def test_an_image_gives_the_same_features_on_every_canvas(network, size):
     np.testing.assert_allclose(found[0], found[1], atol=1e-5 * found[0].std())
 
 
+@pytest.mark.runs
 def test_it_reads_pixels_in_the_range_of_its_authors():
     # A grey of 127 is 0 to the published network; a stem without bias then gives 0.
     module = EfficientNetLite()

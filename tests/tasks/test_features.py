@@ -97,6 +97,7 @@ def test_batches_hold_what_the_cnn_gives(made):
     assert len(canvases) > 1
 
 
+@pytest.mark.runs
 def test_all_objectives_get_the_same_from_features(made):
     _, run, variables, found = made
     task, key, step = run.task, jax.random.key(0), jax.numpy.zeros((), "int32")

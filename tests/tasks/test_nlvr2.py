@@ -71,6 +71,7 @@ def test_a_landscape_and_a_portrait_are_two_plain_passes():
     assert np.ptp(log_odds) > 1e-3  # the sentences are told apart
 
 
+@pytest.mark.runs
 def test_swapping_the_images_swaps_the_halves():
     arrays, _ = pair()
     both, log_odds = outputs(arrays)
