@@ -66,30 +66,31 @@ def tiny_scratch():
 
 def flickr8k():
     """The CPU-sized model of `configs/pretrain.py:flickr8k` on the same photos."""
-    config = fine_tuned(pretrain.flickr8k(), "flickr8k")
+    config = cpu_sized(pretrain.flickr8k(), "flickr8k")
     config.total = "450 steps"
-    config.groups = 8
-    config.texts_per_group = 5
-    (corpus,) = config.data.corpora
-    config.data.corpora = (corpus | dict(captions_per_image=5),)
     config.optim.groups.transformer.learning_rate = 2e-4
     config.optim.warmup = "50 steps"
     config.optim.decays = ("60 %", "85 %")
-    config.eval.update(every="100 %", groups=20, texts=50)
     return config
 
 
 def photos():
     """The model of `configs/pretrain.py:photos` on the same photos."""
-    config = fine_tuned(pretrain.photos(), "photos")
+    config = cpu_sized(pretrain.photos(), "photos")
     config.init.text = config.init.cnn = ""
     config.total = "300 steps"
+    config.optim.groups.transformer.learning_rate = 5e-5
+    config.optim.warmup = "5 %"
+    return config
+
+
+def cpu_sized(config, preset):
+    """Makes a preset of 8 photos with all of their captions per step."""
+    config = fine_tuned(config, preset)
     config.groups = 8
     config.texts_per_group = 5
     (corpus,) = config.data.corpora
     config.data.corpora = (corpus | dict(captions_per_image=5),)
-    config.optim.groups.transformer.learning_rate = 5e-5
-    config.optim.warmup = "5 %"
     config.eval.update(every="100 %", groups=20, texts=50)
     return config
 

@@ -24,7 +24,6 @@ from pixel_bert_jax.data.plan import Corpus, TrainPlan
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.masking import Vocabulary
-from pixel_bert_jax.tasks import features
 from pixel_bert_jax.training import sharding
 from pixel_bert_jax.trees import flatten
 from pixel_bert_jax.types import Batch, InputError, refuse_to_run
@@ -109,7 +108,7 @@ class Planned(Experiment):
         held = {**fields.FIELDS, **targets}
         if self.config.data.cache_features:
             self.check_features()
-            stride, sizes["C"] = features.stride_and_channels(task.model)
+            stride, sizes["C"] = self.cnn.stride, self.cnn.channels
             sizes |= {"h": -(-height // stride), "w": -(-width // stride)}
             held = fields.with_features(held, DTYPES[self.config.model.dtype])
         described = fields.prepared(held)

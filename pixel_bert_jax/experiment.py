@@ -207,11 +207,16 @@ class Experiment:
             self.task, optimizer, config.seed, self.mesh, config.sharding
         )
 
+    @functools.cached_property
+    def cnn(self) -> features.FrozenCnn:
+        """The model's CNN alone."""
+        return features.FrozenCnn(self.task.model)
+
     def check_features(self) -> None:
         """Refuses `data.cache_features` where training changes what a CNN computes."""
         if self.config.data.cache_features:
             trainable = self.optimizer.trainable
-            features.check(self.config, self.task.model, list(trainable))
+            features.check(self.config, self.cnn, list(trainable))
 
     def features(
         self,
@@ -236,7 +241,7 @@ class Experiment:
             return None
         return features.compute(
             self.config,
-            self.task.model,
+            self.cnn,
             variables,
             index,
             process=(jax.process_index(), jax.process_count()),

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from pixel_bert_jax import evaluate, metrics, resuming, trained, trees
 from pixel_bert_jax.checkpoints import checkpointing
@@ -23,6 +20,7 @@ from pixel_bert_jax.data.pipeline import Step, Stream
 from pixel_bert_jax.experiment import Experiment, count_parameters
 from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.processes.lock import locked
+from pixel_bert_jax.processes.sigterm import on_sigterm
 from pixel_bert_jax.processes.watchdog import Watchdog
 from pixel_bert_jax.training import sharding
 from pixel_bert_jax.training.train_state import TrainState
@@ -384,34 +382,3 @@ def seconds_at(state: TrainState) -> float:
     """Returns the clock's seconds once the state's last step has finished."""
     jax.block_until_ready(state.step)
     return time.monotonic()
-
-
-@contextlib.contextmanager
-def on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM into a flag that is read between steps and between batches.
-
-    Yields a function that returns whether the signal came. Several processes, which
-    have to ask equally often, all get the same answer from JAX's service. The former
-    handler is restored afterwards. Outside the main thread, signals are left alone.
-    """
-    if hosts.several():
-        asked = itertools.count()
-        came = [False]
-
-        def agreed() -> bool:
-            # The service reports it only once.
-            came[0] |= multihost_utils.reached_preemption_sync_point(next(asked))
-            return came[0]
-
-        yield agreed
-        return
-    came = []
-    try:
-        former = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
-    except ValueError:
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, former)

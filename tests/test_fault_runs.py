@@ -15,7 +15,7 @@ import pytest
 
 from pixel_bert_jax.checkpoints.checkpointing import Checkpoints
 from pixel_bert_jax.experiment import Experiment
-from pixel_bert_jax.run import on_sigterm
+from pixel_bert_jax.processes.sigterm import on_sigterm
 from pixel_bert_jax.trees import digest
 from tests import runs
 

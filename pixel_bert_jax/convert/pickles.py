@@ -200,9 +200,12 @@ def _legacy(path: Path) -> Any:
     places: dict[str, int] = {}
 
     def storage(identity: Any) -> _Storage:
-        what, kind, key, _, size, view = identity
-        if what != "storage" or view is not None:
-            raise pickle.UnpicklingError(f"an old kind of {what}, a view of another")
+        what, kind, key, *_ = identity
+        if what != "storage":  # a class with its source code
+            raise pickle.UnpicklingError(f"it holds a {what}, expected tensors alone")
+        size, view = identity[4:]
+        if view is not None:
+            raise pickle.UnpicklingError("a storage that is a part of another one")
         dtype = kind.dtype
         storages[key] = size, dtype
         return _Storage(

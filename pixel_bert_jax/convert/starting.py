@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,13 +48,33 @@ ARCHITECTURE = (
 )
 RESNET_FIXED = {"hidden_act": "relu", "downsample_in_bottleneck": False}
 CNN_PARTS = r"(params|batch_stats)/backbone/.*"
-# `config.model.backbone.name` -> function that converts published weights.
-CNNS: Mapping[str, Callable[..., tuple[dict[str, np.ndarray], Report]]] = {
-    "resnet": lambda weights, target, where, model: resnet.import_resnet(
-        weights, target, where, groups=model.backbone["groups"], norm=model.norm
+
+
+class CnnConverter(NamedTuple):
+    """Converts published weights of one kind of CNN.
+
+    Attributes:
+      convert: (weights, target, where, config.model) -> arrays and report; see
+        `rules.import_weights`.
+      fixed: field of a config.json beside the weights -> the only supported value.
+    """
+
+    convert: Callable[..., tuple[dict[str, np.ndarray], Report]]
+    fixed: Mapping[str, Any] = MappingProxyType({})
+
+
+# `config.model.backbone.name` -> converter.
+CNNS = {
+    "resnet": CnnConverter(
+        lambda weights, target, where, model: resnet.import_resnet(
+            weights, target, where, groups=model.backbone["groups"], norm=model.norm
+        ),
+        RESNET_FIXED,
     ),
-    "efficientnet_lite": lambda weights, target, where, model: (
-        efficientnet_lite.import_efficientnet_lite(weights, target, where)
+    "efficientnet_lite": CnnConverter(
+        lambda weights, target, where, model: (
+            efficientnet_lite.import_efficientnet_lite(weights, target, where)
+        )
     ),
 }
 PARAMS = "params" + trees.SEPARATOR
@@ -107,10 +128,15 @@ def load(
     if init.cnn:
         target = {n: s for n, s in flat.items() if re.fullmatch(CNN_PARTS, n)}
         path = fetch(init.cnn, WANTED)
-        _check_config(path, RESNET_FIXED)
-        convert = CNNS[model.backbone["name"]]
-        where = f"init.cnn = {init.cnn}"
-        found, reports["cnn"] = convert(open_weights(path), target, where, model)
+        kind, where = model.backbone["name"], f"init.cnn = {init.cnn}"
+        if kind not in CNNS:
+            raise InputError(
+                f"{where}: there is no converter for the CNN {kind!r}; there are some "
+                f"for {', '.join(CNNS)}"
+            )
+        _check_config(path, CNNS[kind].fixed)
+        weights = open_weights(path)
+        found, reports["cnn"] = CNNS[kind].convert(weights, target, where, model)
         arrays |= found
     return arrays, reports
 

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from pathlib import Path
 
 
-def write(path: Path, content: str | bytes) -> None:
+def write(path: Path, content: str | bytes, *, flushed: bool = True) -> None:
     """Replaces a file atomically, once the new content is on the disk.
 
     Whatever interrupts this, `path` has either its old content or the new one. Several
-    processes may write the same file at the same time: the last one wins.
+    processes, also of several machines, may write the same file at the same time: the
+    last one wins.
+
+    Args:
+      path: the file.
+      content: its new content; text is encoded as UTF-8.
+      flushed: wait until it is on the disk. Without, a power failure may damage it.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of several machines often have the same number.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if flushed:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
-        flush(path.parent)
+        if flushed:
+            flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from pixel_bert_jax.data import durable
 from pixel_bert_jax.data.images import ImageError
 from pixel_bert_jax.types import InputError
 
@@ -74,7 +74,7 @@ class FeatureStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not file.exists():
-                _write(file, text.encode())
+                durable.write(file, text)
             found = file.read_text()
         except OSError as error:
             raise InputError(
@@ -135,7 +135,9 @@ class FeatureStore:
         content = np.ascontiguousarray(features, self.dtype).tobytes()
         path = self._path(name)
         path.parent.mkdir(exist_ok=True)
-        _write(path, hashlib.sha256(content).digest() + content)
+        # What a power failure damages is noticed by its hash.
+        content = hashlib.sha256(content).digest() + content
+        durable.write(path, content, flushed=False)
 
     def read(self, name: str) -> np.ndarray:
         """Returns a photo's features [h, w, C].
@@ -193,16 +195,3 @@ class PhotoFeatures:
 def _cells(name: str) -> tuple[int, int]:
     height, width = name.rpartition("-")[2].split("x")
     return int(height), int(width)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all.
-
-    It is not flushed to the disk: what a power failure damages is noticed by its hash.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -33,12 +33,43 @@ BATCH = 16  # photos of a pass through the CNN
 EXAMPLE = 256  # side of an image for shapes alone
 
 
-def check(config: Config, model: PixelBert, trainable: Sequence[str]) -> None:
+class FrozenCnn:
+    """A model's CNN alone, compiled once however many indexes it runs over.
+
+    Attributes:
+      run: jitted function (variables, image, image_size) -> (features, their size); see
+        `PixelBert.cnn_features`.
+      stride: pixels per cell.
+      channels: channels of a cell.
+      follows_batch: whether some of its norms follow the batch in training.
+    """
+
+    def __init__(self, model: PixelBert):
+        """Finds shapes; compiles nothing yet."""
+        method = PixelBert.cnn_features
+
+        def run(variables: Params, image: Array, size: Array) -> tuple[Array, Array]:
+            return model.apply(variables, image, size, method=method)
+
+        def train() -> tuple[tuple[Array, Array], Params]:
+            image = jnp.zeros((1, 1, EXAMPLE, EXAMPLE, 3), jnp.float32)
+            size = jnp.full((1, 1, 2), EXAMPLE, jnp.int32)
+            key = jax.random.key(0)
+            return model.init_with_output(key, image, size, train=True, method=method)
+
+        (features, _), made = jax.eval_shape(train)
+        height, _, self.channels = features.shape[-3:]
+        self.stride = EXAMPLE // height
+        self.follows_batch = "moments" in made
+        self.run = jax.jit(run)
+
+
+def check(config: Config, cnn: FrozenCnn, trainable: Sequence[str]) -> None:
     """Refuses to keep features that training would change.
 
     Args:
       config: config of the run.
-      model: the module.
+      cnn: the model's CNN.
       trainable: paths of the parameters that are trained.
 
     Raises:
@@ -51,7 +82,7 @@ def check(config: Config, model: PixelBert, trainable: Sequence[str]) -> None:
             f"the CNN is trained ({trained[0]} and {len(trained) - 1} more; freeze it "
             "by a rule (r'backbone/.*', 'frozen') in optim.rules)"
         )
-    if _reports_moments(model):
+    if cnn.follows_batch:
         faults.append(
             "its batch norms follow the batch (model.norm = 'frozen' stops them)"
         )
@@ -64,21 +95,9 @@ def check(config: Config, model: PixelBert, trainable: Sequence[str]) -> None:
         )
 
 
-def stride_and_channels(model: PixelBert) -> tuple[int, int]:
-    """Returns the pixels per cell and the channels of a model's CNN."""
-
-    def run() -> Array:
-        method = PixelBert.cnn_features
-        out, _ = model.init_with_output(jax.random.key(0), *_example(), method=method)
-        return out[0]
-
-    height, _, channels = jax.eval_shape(run).shape[-3:]
-    return EXAMPLE // height, channels
-
-
 def compute(
     config: Config,
-    model: PixelBert,
+    cnn: FrozenCnn,
     variables: Params,
     index: Index,
     *,
@@ -90,8 +109,8 @@ def compute(
 
     Args:
       config: `data` and `model` decide sizes and dtype.
-      model: the module.
-      variables: parameters and running statistics, complete on this process.
+      cnn: the model's CNN.
+      variables: parameters and running statistics, of which the CNN's are used.
       index: where the photos are.
       process: number of this process and of all; each computes its share.
       wait: waits for the other processes.
@@ -102,7 +121,7 @@ def compute(
       InputError: features are damaged, or the folder cannot be written.
       ImageError: a photo is missing or broken, and the policy is "error".
     """
-    worker = _Worker(config, model, variables, index)
+    worker = _Worker(config, cnn, variables, index)
     number, count = process
     rows = range(len(index.image_ids))
     if count > 1:
@@ -122,11 +141,9 @@ class _Worker:
       failed: image row -> why the photo has no features.
     """
 
-    def __init__(
-        self, config: Config, model: PixelBert, variables: Params, index: Index
-    ):
+    def __init__(self, config: Config, cnn: FrozenCnn, variables: Params, index: Index):
         data = config.data
-        self._index, self._data, self._cnn = index, data, jax.jit(_cnn(model))
+        self._index, self._data, self._cnn = index, data, cnn
         self.names: dict[int, str] = {}
         self.failed: dict[int, str] = {}
         # The square holds photos that are trained on in pairs of different shapes.
@@ -143,7 +160,6 @@ class _Worker:
         self._mesh = Mesh(np.asarray(jax.local_devices()), ("data",))
         whole = NamedSharding(self._mesh, PartitionSpec())
         self._variables = jax.device_put(own, whole)
-        stride, channels = stride_and_channels(model)
         backbone = dict(config.model.backbone)
         backbone.pop("frozen_stages", None)  # changes nothing that a frozen CNN does
         self.store = FeatureStore(
@@ -154,8 +170,8 @@ class _Worker:
                 "variables": trees.digest(own),
                 "source_canvases": list(data.source_canvases),
             },
-            stride=stride,
-            channels=channels,
+            stride=cnn.stride,
+            channels=cnn.channels,
             dtype=config.model.dtype,
         )
 
@@ -228,7 +244,7 @@ class _Worker:
         split = NamedSharding(self._mesh, PartitionSpec("data"))
         batch = prepare_images(jax.device_put(batch, split), canvas=canvas)
         found, cells = jax.device_get(
-            self._cnn(self._variables, batch["image"], batch["image_size"])
+            self._cnn.run(self._variables, batch["image"], batch["image_size"])
         )
         for n, (row, _) in enumerate(photos):
             height, width = cells[n, 0]
@@ -240,27 +256,3 @@ class _Worker:
 
 def _portions(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[n : n + size] for n in range(0, len(items), size)]
-
-
-def _cnn(model: PixelBert) -> Callable[..., tuple[Array, Array]]:
-    def run(variables: Params, image: Array, size: Array) -> tuple[Array, Array]:
-        return model.apply(variables, image, size, method=PixelBert.cnn_features)
-
-    return run
-
-
-def _example() -> tuple[Array, Array]:
-    image = jnp.zeros((1, 1, EXAMPLE, EXAMPLE, 3), jnp.float32)
-    return image, jnp.full((1, 1, 2), EXAMPLE, jnp.int32)
-
-
-def _reports_moments(model: PixelBert) -> bool:
-    """Returns whether the CNN normalises by the batch in training."""
-
-    def run() -> Any:
-        method = PixelBert.cnn_features
-        key, example = jax.random.key(0), _example()
-        _, made = model.init_with_output(key, *example, train=True, method=method)
-        return made
-
-    return "moments" in jax.eval_shape(run)

@@ -376,3 +376,9 @@ def test_names_that_lead_nowhere(load, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="the hub does not provide it"):
         load(text="nobody/no-such-model@main")
+
+
+def test_a_cnn_without_a_converter_is_refused(load, cnn, monkeypatch):
+    monkeypatch.delitem(starting.CNNS, "resnet")
+    with pytest.raises(InputError, match="no converter for the CNN 'resnet'"):
+        load(cnn=cnn)

@@ -156,7 +156,7 @@ def test_what_was_interrupted_goes_on(made, tmp_path):
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    arguments = config, run.task.model, variables, run.train_index
+    arguments = config, run.cnn, variables, run.train_index
     with pytest.raises(KeyboardInterrupt):
         features.compute(*arguments, alive=alive)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.bin")}
@@ -174,7 +174,7 @@ def test_processes_share_the_work(made, tmp_path):
         run.config,
         data=dataclasses.replace(run.config.data, feature_dir=str(tmp_path)),
     )
-    arguments = config, run.task.model, variables, run.train_index
+    arguments = config, run.cnn, variables, run.train_index
     seen = []
 
     def wait():
