@@ -75,6 +75,7 @@ def photos():
     config.groups = 16
     config.texts_per_group = 4
     config.optim.schedule = "linear"
+    config.optim.decays = ()
     config.optim.groups.transformer.learning_rate = 1e-4
     config.dry_run.shards = 1
     return config

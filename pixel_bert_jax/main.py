@@ -38,7 +38,12 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "examples", "", "With --mode=evaluate: JSON lines file of every example's values."
 )
-flags.DEFINE_string("output", "", "With --mode=predict: the official file to write.")
+flags.DEFINE_string(
+    "output",
+    "",
+    "With --mode=predict: the official file to write; with --mode=evaluate: a JSON "
+    "file of the metrics.",
+)
 flags.DEFINE_enum(
     "split", "evaluate", ("evaluate", "predict"), "Held-out data, or the test set."
 )
@@ -92,7 +97,8 @@ def main(launch: config.Launch) -> int:
         elif FLAGS.seeds:
             return hosts.leave(seeds.run(launch, workdir, FLAGS.seeds))
         elif FLAGS.mode == "evaluate":
-            extra = {"figure": FLAGS.figure, "examples": FLAGS.examples}
+            names = ("figure", "examples", "output")
+            extra = {name: FLAGS[name].value for name in names}
             evaluate.run(chosen, workdir, **extra, **model)
         elif FLAGS.mode == "predict":
             predict.run(chosen, workdir, output=FLAGS.output, **model)

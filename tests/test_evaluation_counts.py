@@ -38,7 +38,12 @@ def score(task, variables, batch):
     return {"score": jnp.sin(text * (1 + batch["features"][:, 0]))}
 
 
-PREDICTIONS = {"answer": answer, "judge": judge, "pixels": pixels, "score": score}
+PREDICTIONS = {
+    "answer": answer,
+    "judge": judge,
+    "pixels": pixels,
+    "score_retrieval": score,
+}
 FIELDS = {
     "vqa": {"evaluate_scenes": 9},
     "nlvr2": {"evaluate_scenes": 16},

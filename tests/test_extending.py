@@ -10,7 +10,7 @@ import sys
 import pytest
 
 DOCUMENT = "docs/extending.md"
-MODULES = {"contrast": "Contrast", "word_pixels": "WordPixels"}
+MODULES = {"queue_contrast": "QueueContrast", "word_pixels": "WordPixels"}
 # A third of the time to compile; what is tested runs for milliseconds.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 SMALL = (
@@ -93,15 +93,15 @@ def test_examples_are_short(repository):
 def test_examples_train(extended, name):
     # `retrieval.tiny` has scenes of its own in its corpora.
     flags = SMALL
-    if name == "contrast":
+    if name == "queue_contrast":
         corpus = {"source": "scenes", "name": "scenes", "weight": 1.0}
         flags = (*SMALL, f"--config.data.corpora=({corpus},)")
     _, lines = train(extended, name, *flags, XLA_FLAGS=QUICK)
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line[f"{name}/loss"] is not None for line in lines)
-    if name == "contrast":
+    if name == "queue_contrast":
         # 4 images of 5 texts: a loss above zero, and never that of a single pair.
-        assert all(0.01 < line["contrast/loss"] < 10 for line in lines)
+        assert all(0.01 < line["queue_contrast/loss"] < 10 for line in lines)
 
 
 @pytest.mark.runs
@@ -109,7 +109,7 @@ def test_contrast_is_refused_where_a_batch_is_split(extended):
     code = (
         "from pixel_bert_jax.config import load\n"
         "from pixel_bert_jax.dry_run import Planned\n"
-        "Planned(load('configs/contrast.py', {'optim.accumulate': 2})).task"
+        "Planned(load('configs/queue_contrast.py', {'optim.accumulate': 2})).task"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=extended, capture_output=True, text=True
@@ -119,7 +119,7 @@ def test_contrast_is_refused_where_a_batch_is_split(extended):
 
 @pytest.mark.slow
 def test_contrast_finds_scenes(extended):
-    workdir, _ = train(extended, "contrast")
+    workdir, _ = train(extended, "queue_contrast")
     out = run(extended, "recall_by_cosine.py", str(workdir))
     found = {name: float(value) for name, value in map(str.split, out.splitlines())}
     assert found["text_r1"] > 40 and found["image_r1"] > 40, out

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from pixel_bert_jax import trained
 from pixel_bert_jax.checkpoints.store import check_writable
 from pixel_bert_jax.config import Config
+from pixel_bert_jax.data import durable
 from pixel_bert_jax.evaluate import Predictor, compare_with_training, evaluations
 from pixel_bert_jax.evaluators import errors
 from pixel_bert_jax.evaluators.errors import Values
-from pixel_bert_jax.metrics import with_errors
+from pixel_bert_jax.metrics import as_json, with_errors
 from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.types import InputError
 
@@ -25,6 +27,7 @@ def run(
     split: str,
     figure: str,
     examples: str,
+    output: str,
     rebuild_index: bool,
     named: bool,
 ) -> None:
@@ -36,6 +39,7 @@ def run(
       split: "evaluate" or "predict".
       figure: path of a PNG file, "" for none.
       examples: path of a file for the values of every example, "" for none.
+      output: path of a JSON file for the metrics, "" for none.
       rebuild_index: build the indexes again.
       named: see `trained.find`.
 
@@ -44,7 +48,9 @@ def run(
     """
     if figure and hosts.several():
         raise InputError("--figure is drawn by a single process")
-    for path in filter(None, (figure, examples)):  # reported before hours of work
+    for path in filter(
+        None, (figure, examples, output)
+    ):  # reported before hours of work
         check_writable(Path(path).expanduser().parent)
     model = trained.find(config, workdir, named=named, rebuild_index=rebuild_index)
     chosen = "" if split == "evaluate" else split
@@ -64,6 +70,10 @@ def run(
         return
     print(model.name)
     print(table(metrics))
+    if output:
+        path = Path(output).expanduser()
+        durable.write(path, json.dumps(as_json(metrics), indent=1) + "\n")
+        print(f"metrics in {path}")
     if examples:
         path = Path(examples).expanduser()
         errors.write(path, values)

@@ -259,7 +259,11 @@ class Eval(Section):
     groups: Positive = 32  # images per batch
     sample_pixels: Count = 0  # pixels of each image that are kept; 0: all
     oracle: bool = False  # also compute the ceilings of generated data
-    # For retrieval: texts scored at once with each of `groups` images.
+    # For retrieval: objectives that score pairs and make shortlists; "": the model's
+    # own, see evaluators/retrieval.py.
+    score: str = ""
+    shortlist_by: str = ""
+    # Texts scored at once with each of `groups` images.
     texts: Positive = 64
     fold: Count = 0  # images per fold, over which metrics are averaged; 0: no folds
     # Texts per image and images per text that are scored; 0: all pairs.

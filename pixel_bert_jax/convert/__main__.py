@@ -1,7 +1,9 @@
-"""Command line: exports a trained model or a part of it, or uploads it to the hub.
+"""Command line: exports a trained model or a part of it, describes or uploads it.
 
     python -m pixel_bert_jax.convert export runs/pretrain_tiny --output=FOLDER
     python -m pixel_bert_jax.convert export MODEL --part=text --output=FOLDER
+    python -m pixel_bert_jax.convert export MODEL --half --vocabulary=FILE --output=...
+    python -m pixel_bert_jax.convert figures FOLDER METRICS.json
     python -m pixel_bert_jax.convert push MODEL org/name
 
 MODEL is the workdir of a run (its best checkpoint, or else the newest, is used), an
@@ -15,8 +17,9 @@ import argparse
 import sys
 
 from pixel_bert_jax import types
-from pixel_bert_jax.convert import parts
-from pixel_bert_jax.convert.pretrained import Pretrained
+from pixel_bert_jax.convert import parts, vocabulary
+from pixel_bert_jax.convert.pretrained import Pretrained, add_figures
+from pixel_bert_jax.data.text import load_tokenizer
 from pixel_bert_jax.trained import load_model
 
 PARTS = ("model", "text", "cnn")
@@ -31,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
                 options.repository, private=options.private, revision=options.revision
             )
             print(f"{options.model} is at {address}")
+        elif options.command == "figures":
+            count = add_figures(options.folder, options.metrics)
+            print(f"{count} metrics are in the model card of {options.folder}")
         else:
             export(load_model(options.model), options)
             print(f"{options.part} of {options.model} written to {options.output}")
@@ -43,7 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
 def export(pretrained: Pretrained, options: argparse.Namespace) -> None:
     """Writes the part of the model that `options.part` names."""
     if options.part == "model":
-        pretrained.save_pretrained(options.output)
+        if options.vocabulary:
+            tokens = load_tokenizer(options.vocabulary).vocabulary
+            pretrained = vocabulary.keep_tokens(pretrained, tokens)
+        pretrained.save_pretrained(options.output, half=options.half)
+    elif options.vocabulary or options.half:
+        raise types.InputError("--vocabulary and --half are of --part=model")
     elif options.part == "text":
         parts.export_text(pretrained, options.output)
     else:
@@ -70,6 +81,18 @@ def parser() -> argparse.ArgumentParser:
         default=parts.LAYOUTS[0],
         help=f"of the part cnn; default: {parts.LAYOUTS[0]}",
     )
+    one.add_argument(
+        "--half", action="store_true", help="round kernels and tables to float16"
+    )
+    one.add_argument(
+        "--vocabulary",
+        help="vocab.txt with the tokens to keep; its size is most of a small model's",
+    )
+    one = commands.add_parser(
+        "figures", help="add measured metrics to an exported model's card"
+    )
+    one.add_argument("folder", help="exported folder, whose README.md is written anew")
+    one.add_argument("metrics", help="what --mode=evaluate --output=FILE wrote")
     one = commands.add_parser("push", help="upload a model to the Hugging Face hub")
     one.add_argument("model", help="workdir, exported folder or hub id")
     one.add_argument("repository", help="org/name")

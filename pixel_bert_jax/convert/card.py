@@ -61,7 +61,9 @@ def text(
     title = f"Pixel-BERT {config['preset']}".strip()
     model, data = config["model"], config["data"]
     cnn, origin = model["backbone"], provenance.get("derived_from")
-    metrics = {} if origin else provenance.get("figures") or {}
+    metrics = provenance.get("figures") or {}
+    if origin:  # only what was measured of it, see `add_figures`
+        metrics = {name: x for name, x in metrics.items() if x is not None}
     results = [
         EvalResult(
             task_type=config["task"]["name"],
@@ -83,9 +85,10 @@ def text(
         "task": config["task"]["name"],
         "transformer": f"{model['layers']} layers of width {model['features']}, "
         f"{model['heads']} heads",
-        "CNN": f"{cnn['stem']}, blocks {tuple(cnn['depths'])}, widths "
-        f"{tuple(cnn['widths'])}",
-        "numbers": f"{parameters:,} in float32",
+        "CNN": ", ".join(
+            f"{name} {_plain(value)}" for name, value in sorted(cnn.items())
+        ),
+        "numbers": f"{parameters:,}",
         "images": f"shorter side {data['short_side']}, longer at most "
         f"{data['long_side']} pixels",
     }
@@ -99,7 +102,7 @@ def text(
             f"| {k} | {v} |" for k, v in facts.items() if v not in ("", None)
         ),
         width=model["features"],
-        metrics=NOT_MEASURED if origin else _table(metrics),
+        metrics=NOT_MEASURED if origin and not metrics else _table(metrics),
     )
 
 
@@ -111,6 +114,10 @@ def _training(record: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, A
         "step": record.get("step"),
         "SHA-256 of the training state": record.get("sha256"),
     }
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _table(metrics: Mapping[str, float | None]) -> str:

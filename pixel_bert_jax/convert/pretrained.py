@@ -29,7 +29,7 @@ from pixel_bert_jax.config import resolve
 from pixel_bert_jax.convert import card
 from pixel_bert_jax.convert.hub import HUB_ERRORS, fetch
 from pixel_bert_jax.convert.photos import to_pixels
-from pixel_bert_jax.data import geometry, images
+from pixel_bert_jax.data import durable, geometry, images
 from pixel_bert_jax.data.text import (
     CONFIG_FILE,
     VOCABULARY_FILE,
@@ -152,7 +152,7 @@ class Pretrained:
         }
         return image.prepare_images(jax.tree.map(jnp.asarray, batch), canvas=canvas)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Writes the files named at the top of this module into a new or empty folder.
 
         Variables that `provenance` does not describe, such as after further training
@@ -161,27 +161,38 @@ class Pretrained:
         `derived_from`. To save another provenance instead, replace it as well, without
         `variables_sha256`.
 
+        Args:
+          folder: a new or empty folder.
+          half: whether kernels and tables are rounded to float16 and take half of the
+            space; biases, norms and statistics stay float32. The rounded variables are
+            derived from these ones.
+
         Raises:
-          InputError: the folder is not empty.
+          InputError: the folder is not empty, or a value is too large for float16.
         """
         folder = empty_folder(folder)
         arrays = {
             path: np.asarray(jax.device_get(leaf))
             for path, leaf in trees.flatten(self.variables).items()
         }
-        record = _record(self.provenance, digest(self.variables))
+        if half:
+            arrays = {path: _halved(path, x) for path, x in arrays.items()}
+        record = _record(self.provenance, digest(trees.unflatten(_float32(arrays))))
         self.tokenizer.save(folder)
-        for name, content in (
-            (CONFIG, {**self.config, IMAGE_FIELD: IMAGE}),
-            (PROVENANCE, record),
-        ):
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        config = {**self.config, IMAGE_FIELD: IMAGE}
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         if self.answers is not None:
             listed = json.dumps(self.answers.answers, indent=0, ensure_ascii=False)
             (folder / ANSWERS).write_text(listed + "\n")
-        parameters = sum(leaf.size for leaf in arrays.values())
-        (folder / CARD).write_text(card.text(self.config, record, parameters))
+        self._describe(folder, record)
         save_file(arrays, folder / WEIGHTS, {"format": "flax"})
+
+    def _describe(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Writes the provenance and the model card."""
+        leaves = jax.tree.leaves(self.variables)
+        text = card.text(self.config, record, sum(leaf.size for leaf in leaves))
+        durable.write(folder / PROVENANCE, json.dumps(record, indent=2) + "\n")
+        durable.write(folder / CARD, text)
 
     def push_to_hub(
         self,
@@ -252,6 +263,32 @@ def from_pretrained(
     return found
 
 
+def add_figures(folder: str | Path, file: str | Path) -> int:
+    """Adds metrics that were measured of a model to its provenance and model card.
+
+    Args:
+      folder: an exported model, whose model card is written anew.
+      file: JSON object {name: value}, as `--mode=evaluate --output=FILE` writes it.
+
+    Returns:
+      The number of metrics.
+
+    Raises:
+      InputError: the folder is no exported model, or the file has no metrics.
+    """
+    folder, file = Path(folder).expanduser(), Path(file).expanduser()
+    found = from_pretrained(folder)
+    try:
+        figures = read_object(file)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    if not figures or not all(isinstance(x, int | float) for x in figures.values()):
+        raise InputError(f"{file} has no metrics, expected {{name: number, ...}}")
+    old = found.provenance.get("figures") or {}
+    found._describe(folder, {**found.provenance, "figures": old | figures})
+    return len(figures)
+
+
 def empty_folder(name: str | Path) -> Path:
     """Creates a folder unless it exists and is empty.
 
@@ -313,7 +350,7 @@ def _read(folder: Path) -> Pretrained:
             f"expects {normalised}"
         )
     try:
-        tree = trees.unflatten(load_file(folder / WEIGHTS))
+        tree = trees.unflatten(_float32(load_file(folder / WEIGHTS)))
     except (SafetensorError, IndexError) as error:  # IndexError: both "a" and "a/b"
         raise InputError(f"{folder / WEIGHTS} is damaged: {error}") from error
     variables = {"params": {}, "batch_stats": {}} | tree
@@ -327,6 +364,24 @@ def _read(folder: Path) -> Pretrained:
     if (folder / ANSWERS).is_file():
         answers = read_vocabulary(folder / ANSWERS)
     return Pretrained.of(variables, config, load_tokenizer(folder), provenance, answers)
+
+
+def _halved(path: str, x: np.ndarray) -> np.ndarray:
+    """Rounds an array of two or more axes to float16."""
+    if x.ndim < 2 or x.dtype != np.float32:
+        return x
+    largest = float(np.max(np.abs(x), initial=0.0))
+    if not largest <= float(np.finfo(np.float16).max):
+        raise InputError(f"{path} has the value {largest:.3g}, too large for float16")
+    return x.astype(np.float16)
+
+
+def _float32(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays; those in float16 as float32, in which models compute."""
+    return {
+        path: x.astype(np.float32) if x.dtype == np.float16 else x
+        for path, x in arrays.items()
+    }
 
 
 def _record(provenance: Mapping[str, Any], checksum: str) -> dict[str, Any]:

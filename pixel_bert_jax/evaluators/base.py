@@ -33,7 +33,7 @@ class Settings:
       tokenizer: the model's tokenizer.
       answers: the model's answer vocabulary, None if texts are no questions.
       options: `config.eval` with the evaluator's own fields.
-      heads: names of the objectives whose heads the model has.
+      heads: the objectives whose heads the model has, by name.
       plan: identity of the examples in the stream and of how they are computed.
       folder: keeps partial results of a long evaluation, to resume from; None: keep
         nothing.
@@ -42,7 +42,7 @@ class Settings:
     tokenizer: WordPiece
     answers: AnswerVocabulary | None
     options: Eval
-    heads: Collection[str] = ()
+    heads: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     plan: str = ""
     folder: Path | None = None
 

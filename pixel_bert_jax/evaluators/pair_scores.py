@@ -61,27 +61,38 @@ class Gallery:
         return np.where(real, self.text_image[np.where(real, texts, 0)], -1)
 
 
+def encode(predict: Predict, variables: Params, step: Step) -> Batch:
+    """Returns the visual tokens of a step's images, on the devices."""
+    return predict.run("pixels", variables, predict.place(step))
+
+
 class PairScorer:
     """Scores encoded images against texts that are given by their numbers."""
 
     def __init__(
-        self, predict: Predict, variables: Params, gallery: Gallery, texts: int
+        self,
+        predict: Predict,
+        variables: Params,
+        gallery: Gallery,
+        *,
+        head: str,
+        texts: int,
     ):
         """Keeps the arguments.
 
         Args:
-          predict: runs the predict functions "pixels" and "score".
+          predict: runs the predict functions "pixels" and "score_HEAD".
           variables: parameters and running statistics.
           gallery: images and texts.
+          head: objective whose head scores; see `tasks.retrieval.score`.
           texts: number of texts scored at once per image.
         """
         self._predict, self._variables = predict, variables
-        self._gallery, self._texts = gallery, texts
+        self._gallery, self._head, self._texts = gallery, head, texts
 
     def encode(self, step: Step) -> Batch:
         """Returns the visual tokens of a step's images, on the devices."""
-        predict = self._predict
-        return predict.run("pixels", self._variables, predict.place(step))
+        return encode(self._predict, self._variables, step)
 
     def score(self, visual: Batch, wanted: np.ndarray) -> np.ndarray:
         """Returns the scores of some texts with each image, float32 [G, n].
@@ -96,17 +107,22 @@ class PairScorer:
         found = []
         for begin in range(0, wanted.shape[1], size):
             rows = wanted[:, begin : begin + size]
-            ids, mask = self._gallery.index.texts(0, rows.reshape(-1))
-            # Few widths, so that few shapes are compiled.
-            longest = int(mask.sum(axis=1).max())
-            width = min(max(-(-longest // WIDTH), 1) * WIDTH, ids.shape[1])
+            ids, mask = cut(*self._gallery.index.texts(0, rows.reshape(-1)))
             texts = {
-                "text_ids": ids[:, :width].reshape(*rows.shape, -1),
-                "text_mask": mask[:, :width].reshape(*rows.shape, -1),
+                "text_ids": ids.reshape(*rows.shape, -1),
+                "text_mask": mask.reshape(*rows.shape, -1),
             }
-            out = self._predict.run("score", self._variables, {**visual, **texts})
+            name, batch = f"score_{self._head}", {**visual, **texts}
+            out = self._predict.run(name, self._variables, batch)
             found.append(out["score"])
         return np.concatenate(to_host(found), axis=1)[: len(wanted), :count]
+
+
+def cut(ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts texts [T, L] to the longest, in few widths, so that few are compiled."""
+    longest = int(mask.sum(axis=1).max())
+    width = max(-(-longest // WIDTH), 1) * WIDTH
+    return ids[:, :width], mask[:, :width]
 
 
 def score_matrix(

@@ -1,8 +1,10 @@
 """Held-out metrics of image-text retrieval: recall at 1, 5 and 10, both ways.
 
-All pairs are scored, or with `eval.shortlist` = k only those that a fast first stage
-leaves: per query the k texts or images whose words and pixels fit best, according to
-the objective `image_words`. Metrics of the latter are named `two_stage_...`.
+All pairs are scored by the objective that `eval.score` names: `retrieval` or `itm` run
+the transformer on every pair, `contrast` compares vectors. With `eval.shortlist` = k
+only those pairs are scored that a fast first stage leaves: per query the k best texts
+or images according to the objective `eval.shortlist_by`. Metrics of the latter are
+named `two_stage_...`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,20 @@ from pixel_bert_jax.evaluators import recall
 from pixel_bert_jax.evaluators.base import Evaluator, Predict, Settings
 from pixel_bert_jax.evaluators.errors import Values
 from pixel_bert_jax.evaluators.pair_scores import Gallery, PairScorer, score_matrix
-from pixel_bert_jax.evaluators.shortlist import Shortlist, two_stage
-from pixel_bert_jax.tasks.retrieval import SCORERS
+from pixel_bert_jax.evaluators.shortlist import FirstStage, Words, two_stage
+from pixel_bert_jax.evaluators.vectors import Vectors
+from pixel_bert_jax.tasks.retrieval import CONTRAST, FUSED
 from pixel_bert_jax.types import InputError, Params
 
 FOLDER = "scores"  # in the workdir
-WORDS = "image_words"  # the objective of the first stage
+FIRST_STAGES = CONTRAST, "image_words"  # objectives that make shortlists, best first
 
 
 class RetrievalEvaluator(Evaluator):
-    """Scores pairs with `tasks.retrieval.score` and ranks them."""
+    """Scores pairs of images and texts, and ranks them."""
 
     whole_sets = True
-    needs = SCORERS
+    needs = (*FUSED, CONTRAST)
     metrics = (
         "images",
         "texts",
@@ -53,6 +56,7 @@ class RetrievalEvaluator(Evaluator):
         """
         super().__init__(settings)
         options = settings.options
+        self.score = self._chosen("score", self.needs)
         self.shortlist = options.shortlist
         if 0 < self.shortlist < max(recall.CUTS):
             raise InputError(
@@ -61,11 +65,30 @@ class RetrievalEvaluator(Evaluator):
             )
         if self.shortlist and options.fold:
             raise InputError("eval.shortlist and eval.fold do not go together")
-        if self.shortlist and WORDS not in settings.heads:
-            raise InputError(
-                f"eval.shortlist needs a model with the objective {WORDS}, whose head "
-                "makes the first stage; give eval.shortlist=0 to score all pairs"
-            )
+        if self.shortlist:
+            if self.score == CONTRAST:
+                raise InputError(
+                    f"eval.shortlist is of pairs for {' or '.join(FUSED)} to score; "
+                    f"eval.score is {CONTRAST!r}, which scores all pairs at once"
+                )
+            self.first = self._chosen("shortlist_by", FIRST_STAGES)
+
+    def _chosen(self, field: str, names: Sequence[str]) -> str:
+        """Returns the objective that a field of `eval` names, by default the first.
+
+        Raises:
+          InputError: the model has no such head.
+        """
+        heads, value = self.settings.heads, getattr(self.settings.options, field)
+        valid = [name for name in names if name in heads]
+        if value in valid:
+            return value
+        if valid and not value:
+            return valid[0]
+        raise InputError(
+            f"eval.{field} is {value!r}, expected one of the objectives "
+            f"{', '.join(names)}; the model has {', '.join(heads)}"
+        )
 
     def check(self, index: Index) -> None:
         """Checks the number of corpora and of images, before anything is scored.
@@ -98,10 +121,12 @@ class RetrievalEvaluator(Evaluator):
         yield f"{name}/images", float(len(gallery.image_rows))
         yield f"{name}/texts", float(len(gallery.text_image))
         if self.shortlist:
-            scorer = PairScorer(
-                predict, variables, gallery, self.settings.options.texts
-            )
-            first = Shortlist(predict, variables, gallery, self.settings.tokenizer)
+            scorer = self._scorer(predict, variables, gallery)
+            first: FirstStage
+            if self.first == CONTRAST:
+                first = self._vectors(predict, variables, gallery)
+            else:
+                first = Words(predict, variables, gallery, self.settings.tokenizer)
             metrics, values = two_stage(first, scorer, stream, self.shortlist)
         else:
             scores = self._matrix(predict, variables, stream, gallery)
@@ -114,6 +139,18 @@ class RetrievalEvaluator(Evaluator):
         if self.settings.options.oracle and index.sources[0].oracle is not None:
             for metric, value in oracle_metrics(gallery).items():
                 yield f"{name}/{metric}", value
+
+    def _scorer(
+        self, predict: Predict, variables: Params, gallery: Gallery
+    ) -> PairScorer:
+        texts = self.settings.options.texts
+        return PairScorer(predict, variables, gallery, head=self.score, texts=texts)
+
+    def _vectors(
+        self, predict: Predict, variables: Params, gallery: Gallery
+    ) -> Vectors:
+        similarity = self.settings.heads[CONTRAST].similarity
+        return Vectors(predict, variables, gallery, similarity)
 
     def _ranked(
         self, scores: np.ndarray, text_image: np.ndarray
@@ -150,16 +187,21 @@ class RetrievalEvaluator(Evaluator):
         self, predict: Predict, variables: Params, stream: Any, gallery: Gallery
     ) -> np.ndarray:
         """Returns all scores; resumes where an earlier call was interrupted."""
+        if self.score == CONTRAST:  # takes seconds, so nothing is kept
+            vectors = self._vectors(predict, variables, gallery)
+            vectors.read(stream)
+            return vectors.scores()
         folder = None
         if self.settings.folder is not None:
             parts = (
                 trees.digest(variables),
                 gallery.index.fingerprint,
                 self.settings.plan,
+                self.score,
             )
             identity = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
             folder = self.settings.folder / FOLDER / identity
-        scorer = PairScorer(predict, variables, gallery, self.settings.options.texts)
+        scorer = self._scorer(predict, variables, gallery)
         scores = score_matrix(scorer, stream, gallery, folder)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

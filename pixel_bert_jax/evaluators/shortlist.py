@@ -1,19 +1,20 @@
-"""Two stages of retrieval: words and pixels make a shortlist, the model re-ranks it.
+"""Two stages of retrieval: a fast one makes a shortlist, the model re-ranks it.
 
-The objective `image_words` predicts which words an image shows, without any text. How
-well a text t fits an image i is the
+The first stage compares vectors of the objective `contrast` (`evaluators/vectors.py`),
+or words with pixels: the objective `image_words` predicts which words an image shows,
+without any text. How well a text t fits an image i is the
 
     sum over its words w of  log p(w | i) - log mean_j p(w | j),
 
 with the mean over all images j: how much likelier the image makes the text's words.
-This costs next to nothing, and the metrics report what it loses. The paper has no such
+Both cost next to nothing, and the metrics report what they lose. The paper has no such
 stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,8 +26,29 @@ from pixel_bert_jax.evaluators.pair_scores import Gallery, PairScorer, once
 from pixel_bert_jax.types import Batch, Params
 
 
-class Shortlist:
-    """The first stage: which words does each image show?"""
+class FirstStage(Protocol):
+    """Scores all pairs of a gallery without running the transformer on each.
+
+    Attributes:
+      gallery: images and texts.
+    """
+
+    gallery: Gallery
+
+    def add(self, visual: Batch, images: np.ndarray) -> None:
+        """Reads some images.
+
+        Args:
+          visual: visual tokens of the images, result of "pixels".
+          images: int [G], numbers of the images; -1 for padding.
+        """
+
+    def scores(self) -> np.ndarray:
+        """Returns how well each text fits each image, float32 [N, T]."""
+
+
+class Words:
+    """A first stage: which words does each image show?"""
 
     def __init__(
         self,
@@ -79,7 +101,7 @@ class Shortlist:
 
 
 def two_stage(
-    first: Shortlist, scorer: PairScorer, stream: Any, length: int
+    first: FirstStage, scorer: PairScorer, stream: Any, length: int
 ) -> tuple[dict[str, float], dict[str, Values]]:
     """Ranks in two stages.
 

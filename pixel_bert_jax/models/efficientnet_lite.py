@@ -22,6 +22,7 @@ from jax import Array
 
 from pixel_bert_jax.models.norm import MaskedBatchNorm
 from pixel_bert_jax.models.remat import remat
+from pixel_bert_jax.ops.depthwise import depthwise
 from pixel_bert_jax.ops.image import RGB_MEAN, RGB_STD, only, valid_cells
 from pixel_bert_jax.types import InputError
 
@@ -113,6 +114,7 @@ class Conv(nn.Module):
             strides=self.stride,
             padding=padding,
             feature_group_count=x.shape[-1] if self.depthwise else 1,
+            conv_general_dilated=depthwise if self.depthwise else None,
             use_bias=False,
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pixel_bert_jax.models.bert import LayerNorm, init
+from pixel_bert_jax.models.pixel_bert import Alone
 from pixel_bert_jax.ops.losses import at_least_float32
+from pixel_bert_jax.ops.similarity import Tokens, unit
+
+MAX_SCALE = 100.0  # of similarities, as in CLIP (arXiv 2103.00020, section 2.5)
 
 
 class MaskedWordHead(nn.Module):
@@ -118,6 +125,62 @@ class PixelWordHead(nn.Module):
         rare = nn.initializers.constant(-6.0)  # most words are absent from an image
         bias = self.param("bias", rare, (self.vocab_size,))
         return _word_products(pixels, word_embedding, self.dtype) + bias
+
+
+class ContrastHead(nn.Module):
+    """Unit vectors of pixels and of words that were encoded apart, and their scale.
+
+    Attributes:
+      features: D.
+      dtype: dtype of the products.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the projections, which leave the encoder's output as it is at first."""
+
+        def projection() -> nn.Dense:
+            identity = nn.initializers.constant(np.eye(self.features))
+            return nn.Dense(
+                self.features, use_bias=False, dtype=self.dtype, kernel_init=identity
+            )
+
+        self.image, self.text = projection(), projection()
+        # CLIP's first temperature (arXiv 2103.00020, section 2.5).
+        first = nn.initializers.constant(math.log(1 / 0.07))
+        self.log_scale = self.param("log_scale", first, ())
+
+    def __call__(
+        self, pixels: Alone | None, words: Alone | None
+    ) -> tuple[Tokens | None, Tokens | None, Array]:
+        """Returns the vectors of G images and of G K texts.
+
+        Args:
+          pixels: output for images [G, 1], or None.
+          words: output for texts [G, K], or None. [CLS] and [SEP], the first token and
+            the last, are no words.
+
+        Returns:
+          Tokens of the images, of the texts (None if not given), and the factor of
+          their similarity in a softmax, at most 100.
+        """
+        images = texts = None
+        if pixels is not None:
+            images = _tokens(self.image, pixels.features, pixels.mask)
+        if words is not None:
+            inside = words.mask.at[..., 0].set(False)
+            followed = jnp.roll(words.mask, -1, axis=-1).at[..., -1].set(False)
+            texts = _tokens(self.text, words.features, inside & followed)
+        return images, texts, jnp.minimum(jnp.exp(self.log_scale), MAX_SCALE)
+
+
+def _tokens(project: nn.Dense, features: Array, mask: Array) -> Tokens:
+    """Merges the first two axes; [G, K, L, D] gives the tokens of G K texts."""
+    vectors = unit(at_least_float32(project(features)))
+    flat = vectors.reshape(-1, *vectors.shape[2:])
+    return Tokens(flat, mask.reshape(-1, mask.shape[-1]))
 
 
 def _word_products(x: Array, word_embedding: Array, dtype: jnp.dtype) -> Array:

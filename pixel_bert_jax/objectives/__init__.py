@@ -8,6 +8,7 @@ from typing import Any
 
 from pixel_bert_jax.objectives.answers import Answers
 from pixel_bert_jax.objectives.base import Objective
+from pixel_bert_jax.objectives.contrast import Contrast
 from pixel_bert_jax.objectives.image_words import ImageWords
 from pixel_bert_jax.objectives.itm import ImageTextMatching
 from pixel_bert_jax.objectives.mlm import MaskedLanguageModelling
@@ -19,6 +20,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "mlm": MaskedLanguageModelling,
     "itm": ImageTextMatching,
     "image_words": ImageWords,
+    "contrast": Contrast,
     "answers": Answers,
     "truth": Truth,
     "retrieval": Retrieval,

@@ -6,6 +6,7 @@ what it adds to `objectives`, `evaluators` and PREDICTIONS.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,9 @@ PREDICTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "answer": vqa.answer,
     "judge": nlvr2.judge,
     "pixels": retrieval.pixels,
-    "score": retrieval.score,
+    "score_retrieval": functools.partial(retrieval.score, head="retrieval"),
+    "score_itm": functools.partial(retrieval.score, head="itm"),
     "words": retrieval.words,
+    "image_vectors": retrieval.image_vectors,
+    "text_vectors": retrieval.text_vectors,
 }

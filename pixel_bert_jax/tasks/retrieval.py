@@ -11,10 +11,12 @@ from jax import Array
 from pixel_bert_jax.models.front_ends import VisualTokens
 from pixel_bert_jax.models.pixel_bert import PixelBert
 from pixel_bert_jax.ops.losses import log_odds_of_any
+from pixel_bert_jax.ops.similarity import Tokens
 from pixel_bert_jax.tasks.task import Task
 from pixel_bert_jax.types import Batch, Params
 
-SCORERS = ("retrieval", "itm")  # objectives whose heads score a pair, best first
+FUSED = ("retrieval", "itm")  # objectives whose heads score a pair, best first
+CONTRAST = "contrast"  # objective whose vectors are compared
 
 
 def pixels(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
@@ -33,30 +35,29 @@ def pixels(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
     return {"features": visual.features[:, 0], "pixel_mask": visual.mask[:, 0]}
 
 
-def score(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
+def score(
+    task: Task, variables: Params, batch: Batch, *, head: str
+) -> dict[str, Array]:
     """Returns how well texts match images.
 
     Args:
-      task: a task with one of the objectives SCORERS; ITM scores by its log-odds.
+      task: a task with the objective `head`.
       variables: parameters and running statistics.
       batch: features and pixel_mask of G images, text_ids and text_mask [G, K, L].
+      head: one of FUSED; ITM scores by its log-odds.
 
     Returns:
       score: [G, K] float32, higher is better.
     """
-    features, mask = batch["features"][:, None], batch["pixel_mask"][:, None]
-    index = jnp.broadcast_to(jnp.arange(mask.shape[-1], dtype=jnp.int32), mask.shape)
-    visual = VisualTokens(features, mask, index, (1, mask.shape[-1]))
     encoded = task.model.apply(
         variables,
         batch["text_ids"],
         batch["text_mask"],
-        visual,
+        _visual(batch),
         method=PixelBert.fuse,
     )
-    name = next(name for name in SCORERS if name in task.heads)
-    scores = task.bind(variables)[name](encoded.pooled)
-    if name == "itm":
+    scores = task.bind(variables)[head](encoded.pooled)
+    if head == "itm":
         scores = scores[:, 1] - scores[:, 0]
     return {"score": scores.reshape(batch["text_ids"].shape[:2])}
 
@@ -76,3 +77,51 @@ def words(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
     logits = heads["image_words"](batch["features"], heads.word_embedding)
     mask = batch["pixel_mask"][..., None]
     return {"log_odds": log_odds_of_any(logits, mask, axis=1)}
+
+
+def image_vectors(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
+    """Returns what the objective `contrast` compares with texts.
+
+    Args:
+      task: a task with that objective.
+      variables: parameters and running statistics.
+      batch: features and pixel_mask of G images.
+
+    Returns:
+      vectors: [G, P, D] float32, unit vectors of the pixels.
+      mask: [G, P] bool.
+    """
+    method = PixelBert.encode_pixels
+    pixels = task.model.apply(variables, _visual(batch), method=method)
+    images, _, _ = task.bind(variables)[CONTRAST](pixels, None)
+    return _arrays(images)
+
+
+def text_vectors(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
+    """Returns what the objective `contrast` compares with images.
+
+    Args:
+      task: a task with that objective.
+      variables: parameters and running statistics.
+      batch: text_ids and text_mask [T, 1, L].
+
+    Returns:
+      vectors: [T, L, D] float32, unit vectors of the words.
+      mask: [T, L] bool.
+    """
+    words = task.model.apply(
+        variables, batch["text_ids"], batch["text_mask"], method=PixelBert.encode_texts
+    )
+    _, texts, _ = task.bind(variables)[CONTRAST](None, words)
+    return _arrays(texts)
+
+
+def _visual(batch: Batch) -> VisualTokens:
+    """Returns the visual tokens that `pixels` returned."""
+    features, mask = batch["features"][:, None], batch["pixel_mask"][:, None]
+    index = jnp.broadcast_to(jnp.arange(mask.shape[-1], dtype=jnp.int32), mask.shape)
+    return VisualTokens(features, mask, index, (1, mask.shape[-1]))
+
+
+def _arrays(tokens: Tokens) -> dict[str, Array]:
+    return {"vectors": tokens.vectors, "mask": tokens.mask}

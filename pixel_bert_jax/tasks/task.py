@@ -56,7 +56,7 @@ class Task:
       frozen: patterns of the paths of parameters that the model does not train.
       images: M, images per text.
       negatives: texts of other images behind each text.
-      heads: names of the objectives that have a head.
+      heads: the objectives that have a head, by name.
       settings: what the views need besides the batch.
       eval_seed: decides the masks and sampled pixels of evaluations.
       eval_pixels: pixels of each image that evaluations keep; 0: all.
@@ -106,9 +106,9 @@ class Task:
             warmup_steps=masking.warmup_steps,
             negatives=self.negatives,
         )
-        self.heads = tuple(
-            o.name for o in self.objectives if o.head(config.model, text) is not None
-        )
+        self.heads = {
+            o.name: o for o in self.objectives if o.head(config.model, text) is not None
+        }
 
     def init(self, key: Array) -> Params:
         """Returns new variables: {"params", "batch_stats"}.

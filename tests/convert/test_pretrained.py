@@ -12,10 +12,12 @@ from safetensors.numpy import load_file, save_file
 from configs import pretrain
 from pixel_bert_jax import dry_run, trees
 from pixel_bert_jax.config import resolve
+from pixel_bert_jax.convert import __main__ as convert
+from pixel_bert_jax.convert import vocabulary
 from pixel_bert_jax.convert.pretrained import Pretrained, check_fits, from_pretrained
 from pixel_bert_jax.convert.starting import from_trained
 from pixel_bert_jax.data.images import ImageError
-from pixel_bert_jax.data.text import load_tokenizer
+from pixel_bert_jax.data.text import SPECIAL_TOKENS, load_tokenizer
 from pixel_bert_jax.types import InputError
 from tests.convert.hub_server import HubServer
 
@@ -153,6 +155,66 @@ def test_a_record_of_ones_own_replaces_the_origin(folder, tmp_path):
     record = read_record(tmp_path / "own")
     assert record.pop("variables_sha256") == trees.digest(other)
     assert record == {"step": 9, "figures": {"my/metric": 0.25}}
+
+
+def test_half_of_the_space(model, tmp_path):
+    folder, whole = tmp_path / "half", tmp_path / "whole"
+    model.save_pretrained(folder, half=True)
+    model.save_pretrained(whole)
+    sizes = [(f / "model.safetensors").stat().st_size for f in (folder, whole)]
+    assert sizes[0] < 0.6 * sizes[1]
+    found = from_pretrained(folder)
+    for path, x in trees.flatten(model.variables).items():
+        wanted = x.astype(np.float16).astype(np.float32) if x.ndim > 1 else x
+        np.testing.assert_array_equal(trees.flatten(found.variables)[path], wanted)
+        assert trees.flatten(found.variables)[path].dtype == np.float32
+    record = read_record(folder)
+    assert record["derived_from"] == read_record(whole) and record["step"] is None
+    assert record["variables_sha256"] == trees.digest(found.variables)
+    flat = dict(trees.flatten(model.variables))
+    flat["params/text/word"] = flat["params/text/word"] * 1e6
+    large = dataclasses.replace(model, variables=trees.unflatten(flat))
+    with pytest.raises(InputError, match=r"text/word has the value 1e\+06, too large"):
+        large.save_pretrained(tmp_path / "large", half=True)
+
+
+def test_fewer_tokens_compute_the_same(model, tmp_path):
+    words = [*["a", "red", "ring", "and", "blue"], "[MASK]"]
+    small = vocabulary.keep_tokens(model, words)
+    small.save_pretrained(tmp_path / "small")
+    found = from_pretrained(tmp_path / "small")
+    assert set(found.tokenizer.vocabulary) == {*words, *SPECIAL_TOKENS}
+    texts = ["a red ring and a [MASK] ring"] * 2
+    want, got = (
+        one.model.apply(one.variables, **one.inputs(photos(), texts))
+        for one in (model, found)
+    )
+    np.testing.assert_array_equal(got.pooled, want.pooled)
+    for path in vocabulary.ROWS:
+        whole, part = (trees.flatten(m.variables).get(path) for m in (model, found))
+        for row, token in enumerate(found.tokenizer.vocabulary):
+            old = model.tokenizer.vocabulary.index(token)
+            np.testing.assert_array_equal(part[row], whole[old])
+    with pytest.raises(InputError, match="1 of the tokens, such as 'zebra'"):
+        vocabulary.keep_tokens(model, ["zebra", "a"])
+
+
+def test_measured_metrics_come_into_the_card(folder, tmp_path, capsys):
+    half, file = tmp_path / "half", tmp_path / "metrics.json"
+    command = ["export", str(folder), "--half", f"--output={half}"]
+    assert convert.main(command) == 0
+    assert "Not measured" in (half / "README.md").read_text()
+    file.write_text(json.dumps({"scenes/match": 0.75}))
+    assert convert.main(["figures", str(half), str(file)]) == 0
+    card = ModelCard.load(half / "README.md")
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("match", 0.75)
+    assert read_record(half)["figures"] == {"scenes/match": 0.75, "scenes/words": None}
+    assert from_pretrained(half).provenance["derived_from"]["step"] == 7
+    file.write_text("{}")
+    assert convert.main(["figures", str(half), str(file)]) == 2
+    assert convert.main(["figures", str(half), str(tmp_path / "none")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_a_name_that_is_also_a_folder_of_names_is_damage(folder):

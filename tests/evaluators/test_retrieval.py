@@ -15,7 +15,7 @@ from pixel_bert_jax.convert.pretrained import from_pretrained
 from pixel_bert_jax.evaluators import pair_scores, recall
 from pixel_bert_jax.evaluators.base import to_host
 from pixel_bert_jax.evaluators.retrieval import FOLDER
-from pixel_bert_jax.evaluators.shortlist import Shortlist
+from pixel_bert_jax.evaluators.shortlist import Words
 from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.types import InputError
 
@@ -34,11 +34,9 @@ def experiment(devices=1, objectives=None, blank=False, **options):
     return Experiment(config, devices=jax.devices()[:devices])
 
 
-@functools.cache
-def model(repository):
-    """The published model's variables with a score made of its matches."""
+def published(repository, run):
+    """The published model's variables, as far as the run has them."""
     found = from_pretrained(repository / "checkpoints/scenes_tiny_long")
-    run = experiment()
     arrays, _ = starting.from_trained(
         found,
         run.config.model,
@@ -46,7 +44,13 @@ def model(repository):
         "published",
         inherits=resuming.inherited(run.task),
     )
-    return trees.unflatten(arrays)
+    return arrays
+
+
+@functools.cache
+def model(repository):
+    """The published model's variables with a score made of its matches."""
+    return trees.unflatten(published(repository, experiment()))
 
 
 def test_the_score_starts_as_class_one_of_matching(repository):
@@ -223,7 +227,7 @@ def test_two_stages_rank_what_is_listed(repository, whole):
         evaluate.Predictor(run),
         pair_scores.Gallery(evaluation(run).index),
     )
-    first = Shortlist(predict, variables, gallery, run.tokenizer)
+    first = Words(predict, variables, gallery, run.tokenizer)
     logits = np.zeros((SCENES, run.tokenizer.vocab_size))
     with evaluation(run).stream() as stream:
         for step in stream:
@@ -254,6 +258,56 @@ def test_two_stages_rank_what_is_listed(repository, whole):
     assert found["two_stage_text_r1"] == pytest.approx(100 * hits)
 
 
+CONTRAST = {"itm": {"weight": 1.0}, "contrast": {"weight": 1.0}}
+
+
+@functools.cache
+def contrastive(repository):
+    """The published model with a contrast head that leaves the encoder's outputs."""
+    run = experiment(objectives=CONTRAST)
+    found = trees.flatten(jax.device_get(run.create_state().variables))
+    return run, trees.unflatten(found | published(repository, run))
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_vectors_score_all_pairs(repository, devices):
+    run, variables = contrastive(repository)
+    options = {"score": "contrast", "groups": 4}
+    scores = matrix(experiment(devices, objectives=CONTRAST, **options), variables)
+    # By hand: a pair at a time, from the transformer's outputs.
+    task, index = run.task, evaluation(run).index
+    with evaluation(run).stream() as stream:
+        step = next(iter(stream))
+    images = pair_scores.Gallery(index).shown(step)
+    batch = evaluate.Predictor(run).place(step)
+    apply = functools.partial(task.model.apply, variables)
+    visual = apply(batch["image"], batch["image_size"], method="encode_images")
+    pixels = apply(visual, method="encode_pixels")
+    for text in range(0, TEXTS, 6):
+        ids, mask = index.texts(0, np.array([text]))
+        words = apply(ids[None], mask[None], method="encode_texts")
+
+        def unit(x):
+            return np.asarray(x) / np.linalg.norm(x, axis=-1, keepdims=True)
+
+        inside = unit(words.features[0, 0])[1 : mask.sum() - 1]
+        for g in np.flatnonzero(images >= 0):
+            seen = unit(pixels.features[g, 0])[np.asarray(pixels.mask[g, 0])]
+            wanted = (inside @ seen.T).max(axis=1).mean()
+            assert scores[images[g], text] == pytest.approx(wanted, abs=1e-4)
+    assert scores.shape == (SCENES, TEXTS)
+
+
+def test_vectors_make_shortlists(repository):
+    _, variables = contrastive(repository)
+    whole = metrics(experiment(objectives=CONTRAST), variables)  # by the fused score
+    run = experiment(objectives=CONTRAST, shortlist=TEXTS)
+    assert evaluation(run).evaluator().first == "contrast"
+    found = metrics(run, variables)
+    assert found["two_stage_text_r1"] == whole["text_r1"]
+    assert found["two_stage_image_r1"] == whole["image_r1"]
+
+
 def test_folds_are_told_beside_the_whole(repository):
     run = experiment(fold=11)
     found = metrics(run, model(repository))
@@ -278,8 +332,15 @@ def test_an_npz_file_of_all_scores(repository, whole, tmp_path):
 
 def test_what_cannot_be_evaluated():
     alone = {"retrieval": {"weight": 1.0}}
-    with pytest.raises(InputError, match="needs a model with the objective image_wo"):
+    message = "shortlist_by is '', expected one of the objectives contrast, image_words"
+    with pytest.raises(InputError, match=message):
         evaluation(experiment(shortlist=10, objectives=alone)).check()
+    message = "eval.score is 'itm', expected one of .*; the model has retrieval"
+    with pytest.raises(InputError, match=message):
+        evaluation(experiment(score="itm", objectives=alone)).check()
+    run = experiment(shortlist=10, score="contrast", objectives=CONTRAST)
+    with pytest.raises(InputError, match="for retrieval or itm to score"):
+        evaluation(run).check()
     for options, message in (
         ({"shortlist": 9}, "at least 10, the longest list"),
         ({"texts": 0}, "eval.texts is 0, expected at least 1"),

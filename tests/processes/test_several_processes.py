@@ -86,6 +86,35 @@ def test_several_processes_train_as_one(alone, tmp_path, processes, mesh):
     assert all("step 1/" not in outcome.output for outcome in found[1:])
 
 
+def test_several_processes_share_the_work_of_a_frozen_cnn(tmp_path):
+    def flags(name):
+        rules = "(('backbone/.*', 'frozen'), ('.*', 'transformer'))"
+        return [
+            *runs.place(tmp_path / name, tmp_path / "index"),
+            "--config.data.cache_features=True",
+            f"--config.data.feature_dir={tmp_path / name / 'features'}",
+            "--config.model.norm=frozen",
+            f"--config.optim.rules={rules}",
+        ]
+
+    one = runs.Process(runs.command(*flags("one")), **{DEVICES: "4"}).finish()
+    assert one.code == 0, one.output
+    for outcome in runs.finish(launch(2, *flags("two"))):
+        assert outcome.code == 0, outcome.output
+
+    def kept(name):
+        folder = tmp_path / name / "features"
+        return sorted(path.relative_to(folder) for path in folder.rglob("*.bin"))
+
+    assert kept("one") == kept("two") and len(kept("one")) == 48 + 8
+    for ours, theirs in zip(
+        *map(runs.log, (tmp_path / "two", tmp_path / "one")), strict=True
+    ):
+        if "evaluation" not in ours:
+            assert ours["examples"] == theirs["examples"]
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
 def test_sigterm_to_one_stops_all_at_the_same_step(alone, tmp_path):
     flags = [*runs.place(tmp_path / "run", alone / "index")]
     flags += ["--config.total=4000 steps", "--config.checkpoint.every=100 %"]

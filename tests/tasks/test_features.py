@@ -242,3 +242,44 @@ def test_frozen_stages_are_enough(tmp_path):
         model__front_end__norm="batch",
     )
     run.check_features()
+
+
+@pytest.mark.runs
+def test_faults_of_kept_features_by_the_command_line(tmp_path):
+    kept = tmp_path / "features"
+
+    def launch(name, folder=kept):
+        rules = "(('backbone/.*', 'frozen'), ('.*', 'transformer'))"
+        return runs.run(
+            *runs.place(tmp_path / name, tmp_path / "index"),
+            "--config.data.cache_features=True",
+            f"--config.data.feature_dir={folder}",
+            "--config.model.norm=frozen",
+            f"--config.optim.rules={rules}",
+            "--config.total=1 steps",
+            "--config.optim.warmup=1 steps",
+            "--config.eval.every=0 steps",
+            "--config.checkpoint.best_metric=",
+        )
+
+    assert launch("good").code == 0
+    files = sorted(kept.rglob("*.bin"))
+    assert len(files) == 48
+    content = files[5].read_bytes()
+    files[5].write_bytes(content[:-3])
+    cut = launch("cut")
+    assert cut.code == 2 and "Traceback" not in cut.output
+    assert f"{files[5]} are damaged: {len(content) - 3} bytes" in cut.output
+    for file in files:  # of the same length: noticed when it is read
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    files[5].write_bytes(content[:-1] + b"?")
+    changed = launch("changed")
+    assert changed.code == 2 and "Traceback" not in changed.output
+    assert "their SHA-256 is not the one in the file" in changed.output
+    (tmp_path / "file").write_text("")
+    place = launch("place", tmp_path / "file")
+    assert place.code == 2 and "data.feature_dir names another folder" in place.output
+    about = next(kept.rglob("about.json"))
+    about.write_text("{}")
+    other = launch("other")
+    assert other.code == 2 and "holds features of another CNN" in other.output
