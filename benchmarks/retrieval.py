@@ -26,7 +26,7 @@ import numpy as np
 from pixel_bert_jax import dry_run
 from pixel_bert_jax.config import Config, load
 from pixel_bert_jax.data.pipeline import Step
-from pixel_bert_jax.evaluate import Predictor
+from pixel_bert_jax.evaluate import functions
 from pixel_bert_jax.evaluators.pair_scores import PairScorer
 
 
@@ -107,10 +107,12 @@ class Bench:
         index = types.SimpleNamespace(
             texts=lambda c, rows: (ids[rows], mask[rows] & (rows >= 0)[:, None])
         )
-        predict = Predictor(planned)
+        predict = functions(planned)
         gallery = types.SimpleNamespace(index=index)
-        self.scorer = PairScorer(predict, self.variables, gallery, arguments.texts)
-        self.single = PairScorer(predict, self.variables, gallery, 1)
+        self.scorer, self.single = (
+            PairScorer(predict, self.variables, gallery, head="retrieval", texts=number)
+            for number in (arguments.texts, 1)
+        )
         self.visual = self.encode()
         rows = np.arange(captions)
         self.rows = np.broadcast_to(rows, (images, captions))

@@ -106,8 +106,8 @@ def pretraining(size, row):
     if row == "all_pixels":
         config.model.sample_pixels = 0
     if size == "tiny":
-        config.total = "800 steps"
-        config.masking.warmup_steps = 500
+        config.total = "600 steps"
+        config.masking.warmup_steps = 400
         config.eval.every = "100 %"
     return config
 

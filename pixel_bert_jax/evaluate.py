@@ -9,96 +9,39 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from jax import Array
-
 from pixel_bert_jax.config import Config, Eval, resolve_section
 from pixel_bert_jax.data.features import PhotoFeatures
 from pixel_bert_jax.data.index import Index
 from pixel_bert_jax.data.overlap import check as check_overlaps
 from pixel_bert_jax.data.overlap import overlaps
-from pixel_bert_jax.data.pipeline import Step, Stream
+from pixel_bert_jax.data.pipeline import Stream
 from pixel_bert_jax.data.plan import EvaluationPlan
 from pixel_bert_jax.evaluators import EVALUATORS, Evaluator
-from pixel_bert_jax.evaluators.base import Settings, check_complete, marked, to_host
+from pixel_bert_jax.evaluators.base import Settings, check_complete, marked
 from pixel_bert_jax.evaluators.errors import Values
 from pixel_bert_jax.experiment import Experiment
-from pixel_bert_jax.ops.image import prepare_images
 from pixel_bert_jax.processes import hosts
-from pixel_bert_jax.tasks import PREDICTIONS, TASKS
+from pixel_bert_jax.tasks import TASKS
+from pixel_bert_jax.tasks.functions import PredictFunctions
 from pixel_bert_jax.trained import TrainedOn, training_indexes
-from pixel_bert_jax.training import sharding
-from pixel_bert_jax.types import Batch, InputError, Params, nearest, refuse_to_run
+from pixel_bert_jax.types import InputError, Params, nearest, refuse_to_run
 
 SPLITS = ("evaluate", "predict", "train")
 TRAINED_ON = "trained_on/"  # begins the names of metrics of photos that are trained on
 
 
-class Predictor:
-    """Runs predict functions on a mesh; see `evaluators.base.Predict`.
+def functions(
+    experiment: Experiment, alive: Callable[[str], None] | None = None
+) -> PredictFunctions:
+    """Returns what runs predict functions on an experiment's mesh.
 
-    Batches are padded with empty groups until they divide evenly over the devices, so
-    that any number of groups can be evaluated on any number of devices.
-
-    Attributes:
-      alive: called before every batch with a description of it; an exception that it
-        raises ends the evaluation.
+    Args:
+      experiment: its mesh, task and partition rules are used.
+      alive: see `PredictFunctions`.
     """
-
-    def __init__(
-        self, experiment: Experiment, alive: Callable[[str], None] | None = None
-    ):
-        """Compiles nothing yet.
-
-        Args:
-          experiment: its mesh, task and partition rules are used.
-          alive: see the attribute; None: nothing is called.
-        """
-        self._mesh, self._task = experiment.mesh, experiment.task
-        self._rules = experiment.config.sharding
-        self.alive = alive or (lambda what: None)
-
-    @functools.cache  # noqa: B019 - a predictor lives as long as its run
-    def _function(self, name: str) -> Callable[[Params, Batch], dict[str, Array]]:
-        predict = PREDICTIONS[name]
-
-        @functools.wraps(predict)
-        def run(variables: Params, batch: Batch) -> dict[str, Array]:
-            params = sharding.gathered(variables["params"], self._mesh, self._rules)
-            return predict(self._task, {**variables, "params": params}, batch)
-
-        return jax.jit(run)
-
-    def __call__(
-        self, name: str, variables: Params, step: Step
-    ) -> dict[str, np.ndarray]:
-        """Runs a predict function on a step of a stream and returns host arrays."""
-        out = to_host(self.run(name, variables, self.place(step)))
-        groups = len(step.batch["example_mask"])
-        return {key: x[:groups] for key, x in out.items()}
-
-    def place(self, step: Step) -> Batch:
-        """Puts a step of a stream onto the devices and resizes its images there."""
-        return prepare_images(self._placed(step.batch), canvas=step.canvas)
-
-    def run(self, name: str, variables: Params, batch: Batch) -> dict[str, Array]:
-        """Runs a predict function on arrays; results, padded, stay on the devices."""
-        self.alive(f"a batch of {name} in an evaluation")
-        host = {k: x for k, x in batch.items() if isinstance(x, np.ndarray)}
-        return self._function(name)(variables, {**batch, **self._placed(host)})
-
-    def _placed(self, batch: Batch) -> Batch:
-        shards = sharding.data_shards(self._mesh)
-
-        def filled(x: np.ndarray) -> np.ndarray:
-            missing = -len(x) % shards
-            if not missing:  # the usual case, in which images are not copied
-                return x
-            return np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-
-        full = {key: filled(x) for key, x in batch.items()}
-        return sharding.place_whole(full, self._mesh, sharding.EVAL_SPEC)
+    return PredictFunctions(
+        experiment.task, experiment.mesh, experiment.config.sharding, alive
+    )
 
 
 @dataclasses.dataclass
@@ -234,7 +177,7 @@ class Evaluation:
 
     def run(
         self,
-        predict: Predictor,
+        predict: PredictFunctions,
         variables: Params,
         workdir: Path | None = None,
         *,

@@ -27,7 +27,6 @@ from pixel_bert_jax.data.vqa_answers import (
     load_answers,
 )
 from pixel_bert_jax.objectives.base import TextSpec
-from pixel_bert_jax.ops.masking import Vocabulary
 from pixel_bert_jax.tasks import TASKS, Task, features
 from pixel_bert_jax.training import durations, optim, sharding, train_state, train_step
 from pixel_bert_jax.training.optim import Optimizer
@@ -117,16 +116,8 @@ class Experiment:
     @functools.cached_property
     def text(self) -> TextSpec:
         """What the task needs to know of its texts."""
-        tokenizer = self.tokenizer
-        vocabulary = Vocabulary(
-            special_ids=tuple(int(i) for i in tokenizer.special_ids),
-            mask_id=tokenizer.mask_id,
-            replacement_ids=tokenizer.replacement_ids,
-            is_continuation=tokenizer.is_continuation,
-        )
-        answers = len(self.answers) if self.answers is not None else 0
         length = self.config.data.max_text_length
-        return TextSpec(tokenizer.vocab_size, length, vocabulary, answers)
+        return TextSpec.of(self.tokenizer, length, self.answers)
 
     @functools.cached_property
     def task(self) -> Task:

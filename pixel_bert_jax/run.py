@@ -131,7 +131,7 @@ class Run:
         self._stream = stack.enter_context(
             open_stream(self.experiment, workdir, self.first, self.total, features)
         )
-        self._predict = evaluate.Predictor(self.experiment, self._between_batches)
+        self._predict = evaluate.functions(self.experiment, self._between_batches)
 
     def _features(self) -> PhotoFeatures | None:
         """Returns the features of the training photos, and computes all others'."""

@@ -11,9 +11,10 @@ import time
 
 from absl import app
 
-from pixel_bert_jax import config, evaluate, main
+from pixel_bert_jax import config, main
 from pixel_bert_jax.checkpoints import manifest
 from pixel_bert_jax.data import batches, index, pipeline
+from pixel_bert_jax.tasks.functions import PredictFunctions
 
 HOUR = 3600
 
@@ -54,14 +55,14 @@ def read_hangs():
 
 def slow_evaluation():
     """Leaves time for a signal."""
-    run = evaluate.Predictor.run
+    run = PredictFunctions.run
 
     def instead(*arguments):
         print("evaluating", flush=True)
         time.sleep(1)
         return run(*arguments)
 
-    evaluate.Predictor.run = instead
+    PredictFunctions.run = instead
 
 
 FAULTS = {

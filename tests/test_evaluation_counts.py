@@ -64,7 +64,7 @@ def metrics(task, devices, groups):
     config["eval"] |= {"groups": groups, "texts": 13}
     run = Experiment(config, devices=jax.devices()[:devices])
     (one,) = evaluate.evaluations(run, oracle=False)
-    found = one.run(evaluate.Predictor(run), {"params": {}})
+    found = one.run(evaluate.functions(run), {"params": {}})
     assert all(map(one.gives, found))
     return run, found
 

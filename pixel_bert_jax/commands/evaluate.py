@@ -10,7 +10,7 @@ from pixel_bert_jax import trained
 from pixel_bert_jax.checkpoints.store import check_writable
 from pixel_bert_jax.config import Config
 from pixel_bert_jax.data import durable
-from pixel_bert_jax.evaluate import Predictor, compare_with_training, evaluations
+from pixel_bert_jax.evaluate import compare_with_training, evaluations, functions
 from pixel_bert_jax.evaluators import errors
 from pixel_bert_jax.evaluators.errors import Values
 from pixel_bert_jax.metrics import as_json, with_errors
@@ -61,7 +61,7 @@ def run(
     for one in found:
         one.check()
     compare_with_training(found, model.experiment, model.configs)
-    predict = Predictor(model.experiment)
+    predict = functions(model.experiment)
     metrics: dict[str, float] = {}
     values: dict[str, Values] = {}
     for one in found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pixel_bert_jax import trained
 from pixel_bert_jax.config import Config
-from pixel_bert_jax.evaluate import Evaluation, Predictor, evaluations
+from pixel_bert_jax.evaluate import Evaluation, evaluations, functions
 from pixel_bert_jax.evaluators import EVALUATORS
 from pixel_bert_jax.processes import hosts
 from pixel_bert_jax.types import InputError, Params
@@ -84,7 +84,7 @@ def write_predictions(
         )
     one.check()
     evaluator = one.evaluator(workdir)
-    predict = Predictor(one.experiment)
+    predict = functions(one.experiment)
     features = one.experiment.features(variables, index)
     with one.stream(features) as batches:
         (found,) = evaluator.predictions(predict, variables, batches, index)

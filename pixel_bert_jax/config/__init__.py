@@ -17,23 +17,27 @@ from pixel_bert_jax.config.resolve import (
 from pixel_bert_jax.config.schema import (
     Checkpoint,
     Config,
+    Data,
     Eval,
     Init,
     Model,
     Optim,
     OptimGroup,
+    Rules,
     flat,
 )
 
 __all__ = [
     "Checkpoint",
     "Config",
+    "Data",
     "Eval",
     "Init",
     "Launch",
     "Model",
     "Optim",
     "OptimGroup",
+    "Rules",
     "check_metric",
     "choose",
     "defaults",

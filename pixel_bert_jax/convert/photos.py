@@ -31,9 +31,7 @@ def to_pixels(photos: Any) -> list[np.ndarray]:
     Raises:
       ImageError: a photo is none of these or cannot be read.
     """
-    single = isinstance(photos, (*FILE_TYPES, Image.Image))
-    single |= hasattr(photos, "__array__") and np.ndim(photos) <= 3
-    if single or not isinstance(photos, Iterable):
+    if is_single(photos):
         return [_pixels(photos)]
     out = []
     for number, photo in enumerate(photos):
@@ -42,6 +40,13 @@ def to_pixels(photos: Any) -> list[np.ndarray]:
         except ImageError as error:
             raise ImageError(f"photos[{number}]: {error}") from error
     return out
+
+
+def is_single(photos: Any) -> bool:
+    """Returns whether it is one photo, not several; see `to_pixels`."""
+    single = isinstance(photos, (*FILE_TYPES, Image.Image))
+    single |= hasattr(photos, "__array__") and np.ndim(photos) <= 3
+    return single or not isinstance(photos, Iterable)
 
 
 def _pixels(photo: Any) -> np.ndarray:

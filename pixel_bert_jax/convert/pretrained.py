@@ -10,6 +10,7 @@ and `README.md` its model card.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pixel_bert_jax import trees
-from pixel_bert_jax.config import resolve
+from pixel_bert_jax.config import Data, resolve
 from pixel_bert_jax.convert import card
 from pixel_bert_jax.convert.hub import HUB_ERRORS, fetch
 from pixel_bert_jax.convert.photos import to_pixels
@@ -110,8 +111,6 @@ class Pretrained:
             string, or it has more than data.max_text_length tokens.
           ImageError: a photo cannot be used; see `photos.to_pixels`.
         """
-        data = resolve(self.config).data
-        length = data.max_text_length
         texts = [texts] if isinstance(texts, str) else list(texts)
         pixels = to_pixels(photos)
         if len(pixels) != len(texts) or not texts:
@@ -119,6 +118,12 @@ class Pretrained:
                 f"expected as many texts as photos and at least one, received "
                 f"{len(pixels)} photos and {len(texts)} texts"
             )
+        words = {name: x[:, None] for name, x in self.text_inputs(texts).items()}
+        return {**self.photo_inputs(pixels), **jax.tree.map(jnp.asarray, words)}
+
+    def text_inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns text_ids int32 and text_mask bool, [n, L]; see `inputs`."""
+        length = self._data.max_text_length
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise InputError(f"expected texts, received {type(wrong[0]).__name__}")
         rows, cut = self.tokenizer.encode(texts, length)
@@ -127,10 +132,22 @@ class Pretrained:
                 f"{cut} texts have more than {length} tokens, [CLS] and [SEP] "
                 "included, which is data.max_text_length of this model"
             )
-        ids = np.full((len(rows), 1, length), self.tokenizer.pad_id, np.int32)
+        ids = np.full((len(rows), length), self.tokenizer.pad_id, np.int32)
         mask = np.zeros(ids.shape, bool)
         for n, row in enumerate(rows):
-            ids[n, 0, : len(row)], mask[n, 0, : len(row)] = row, True
+            ids[n, : len(row)], mask[n, : len(row)] = row, True
+        return {"text_ids": ids, "text_mask": mask}
+
+    def photo_inputs(self, pixels: Sequence[np.ndarray]) -> dict[str, Array]:
+        """Lays photos onto one canvas and resizes them, as training does.
+
+        Args:
+          pixels: result of `photos.to_pixels`.
+
+        Returns:
+          image [n, 1, H, W, 3] and image_size [n, 1, 2].
+        """
+        data = self._data
         sizes = np.array([[p.shape[:2] for p in pixels]])  # [1, n, 2]
         sides = data.source_canvases
         side = sides[int(geometry.choose_source(sizes, sides)[0])]
@@ -147,10 +164,12 @@ class Pretrained:
             "image": source,
             "source_size": geometry.source_sizes(sizes, sides)[0, :, None],
             "image_size": targets[0, :, None],
-            "text_ids": ids,
-            "text_mask": mask,
         }
         return image.prepare_images(jax.tree.map(jnp.asarray, batch), canvas=canvas)
+
+    @functools.cached_property
+    def _data(self) -> Data:
+        return resolve(self.config).data
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Writes the files named at the top of this module into a new or empty folder.

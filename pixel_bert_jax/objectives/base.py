@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +13,7 @@ from jax import Array
 
 from pixel_bert_jax.config import Model
 from pixel_bert_jax.data.targets import Targets
+from pixel_bert_jax.data.text import WordPiece
 from pixel_bert_jax.data.vqa_answers import AnswerVocabulary
 from pixel_bert_jax.models.pixel_bert import PixelBert
 from pixel_bert_jax.objectives.views import View
@@ -34,6 +35,20 @@ class TextSpec(NamedTuple):
     max_text_length: int
     vocabulary: Vocabulary
     answers: int = 0
+
+    @classmethod
+    def of(
+        cls, tokenizer: WordPiece, max_text_length: int, answers: Sized | None
+    ) -> TextSpec:
+        """Returns what a task needs to know of a tokenizer and an answer vocabulary."""
+        vocabulary = Vocabulary(
+            special_ids=tuple(int(i) for i in tokenizer.special_ids),
+            mask_id=tokenizer.mask_id,
+            replacement_ids=tokenizer.replacement_ids,
+            is_continuation=tokenizer.is_continuation,
+        )
+        classes = 0 if answers is None else len(answers)
+        return cls(tokenizer.vocab_size, max_text_length, vocabulary, classes)
 
 
 class Heads:

@@ -26,8 +26,11 @@ TASKS = {
 # Predict functions by name: pure functions (task, variables, batch) -> arrays.
 PREDICTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "probe": pretrain.probe,
+    "fill": pretrain.fill,
     "answer": vqa.answer,
+    "answer_odds": vqa.answer_odds,
     "judge": nlvr2.judge,
+    "match": retrieval.match,
     "pixels": retrieval.pixels,
     "score_retrieval": functools.partial(retrieval.score, head="retrieval"),
     "score_itm": functools.partial(retrieval.score, head="itm"),

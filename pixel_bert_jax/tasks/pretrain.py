@@ -85,3 +85,23 @@ def probe(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
             both = match(visual, "text"), match(visual, "negative")
             out[f"match_{name}"] = jnp.stack(both, axis=-1)
     return out
+
+
+def fill(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
+    """Predicts the tokens at some positions of texts about images, with all pixels.
+
+    Args:
+      task: a task with the objective `mlm`.
+      variables: parameters and running statistics.
+      batch: a batch with prepared images [G, 1, H, W, 3], and `positions` [G, K, m]
+        int32 of [MASK] in the texts.
+
+    Returns:
+      log_probability: [G, K, m, V] float32 of each token.
+    """
+    encoded, heads = task.encode(variables, batch)
+    shape = batch["positions"].shape
+    positions = batch["positions"].reshape(-1, shape[-1])
+    logits = masked_word_logits(heads, encoded.text, positions)
+    found = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return {"log_probability": found.reshape(*shape, -1)}

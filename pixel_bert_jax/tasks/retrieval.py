@@ -62,6 +62,22 @@ def score(
     return {"score": scores.reshape(batch["text_ids"].shape[:2])}
 
 
+def match(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
+    """Returns whether texts match the images of their groups, by the objective `itm`.
+
+    Args:
+      task: a task with that objective.
+      variables: parameters and running statistics.
+      batch: a batch with prepared images [G, 1, H, W, 3].
+
+    Returns:
+      log_odds: [G, K] float32 of a match.
+    """
+    visual = pixels(task, variables, batch)
+    texts = {name: batch[name] for name in ("text_ids", "text_mask")}
+    return {"log_odds": score(task, variables, visual | texts, head="itm")["score"]}
+
+
 def words(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
     """Returns which words images show, by the objective `image_words`.
 

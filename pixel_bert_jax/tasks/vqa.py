@@ -22,9 +22,17 @@ def answer(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
       answer: [G, K] int32, class of each question's best answer.
       confidence: [G, K] float32, its probability.
     """
-    encoded, heads = task.encode(variables, batch)
-    logits = heads["answers"](encoded.pooled)
-    logits = logits.reshape(*batch["text_ids"].shape[:2], -1)
+    logits = answer_odds(task, variables, batch)["log_odds"]
     best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    top = jnp.max(logits, axis=-1).astype(jnp.float32)
-    return {"answer": best, "confidence": jax.nn.sigmoid(top)}
+    return {"answer": best, "confidence": jax.nn.sigmoid(jnp.max(logits, axis=-1))}
+
+
+def answer_odds(task: Task, variables: Params, batch: Batch) -> dict[str, Array]:
+    """Scores all answers; see `answer`.
+
+    Returns:
+      log_odds: [G, K, A] float32 that each answer is right.
+    """
+    encoded, heads = task.encode(variables, batch)
+    logits = heads["answers"](encoded.pooled).astype(jnp.float32)
+    return {"log_odds": logits.reshape(*batch["text_ids"].shape[:2], -1)}

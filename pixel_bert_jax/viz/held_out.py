@@ -95,7 +95,7 @@ def collect(
 
     Args:
       stream: result of `evaluate.Evaluation.stream`.
-      predict: an `evaluate.Predictor`.
+      predict: see `evaluators.base.Predict`.
       variables: parameters and running statistics.
       tokenizer: maps token ids to words.
       count: largest number of panels.

@@ -35,7 +35,7 @@ def test_it_answers_on_scenes_never_trained_on(folder, tmp_path):
     config["mesh"] = {"data": -1}
     experiment, exported = trained.from_model(resolve(config), folder)
     (probe,) = evaluate.evaluations(experiment, oracle=False)
-    figures = dict(probe.run(evaluate.Predictor(experiment), exported.variables))
+    figures = dict(probe.run(evaluate.functions(experiment), exported.variables))
     assert len(jax.devices()) == 8
     assert figures["scenes/texts"] == 320
     assert figures["scenes/match"] > 0.85
@@ -71,7 +71,7 @@ def test_pre_training_alone_retrieves_in_another_precision(folder, tmp_path):
     experiment, exported = trained.from_model(config, folder)
     assert set(experiment.task.heads) == {"mlm", "itm", "image_words"}
     (one,) = evaluate.evaluations(experiment)
-    found = one.run(evaluate.Predictor(experiment), exported.variables)
+    found = one.run(evaluate.functions(experiment), exported.variables)
     assert found["scenes/text_r1"] > 50 and found["scenes/image_r1"] > 30  # chance: 6
     with pytest.raises(InputError, match=r"model.layers is \d, expected 7"):
         trained.from_model(replace(config, {"model.layers": 7}), folder)

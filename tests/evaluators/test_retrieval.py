@@ -17,6 +17,7 @@ from pixel_bert_jax.evaluators.base import to_host
 from pixel_bert_jax.evaluators.retrieval import FOLDER
 from pixel_bert_jax.evaluators.shortlist import Words
 from pixel_bert_jax.experiment import Experiment
+from pixel_bert_jax.tasks.functions import PredictFunctions
 from pixel_bert_jax.types import InputError
 
 SCENES, TEXTS = 11, 55
@@ -61,11 +62,11 @@ def test_the_score_starts_as_class_one_of_matching(repository):
     np.testing.assert_array_equal(here["bias"], there["bias"][1:])
 
 
-class Counting(evaluate.Predictor):
+class Counting(PredictFunctions):
     """Counts the images that pass the CNN, and stops after some of them."""
 
     def __init__(self, run, most=10**9):
-        super().__init__(run)
+        super().__init__(run.task, run.mesh, run.config.sharding)
         self.images, self.most = 0, most
 
     def place(self, step):
@@ -77,7 +78,7 @@ class Counting(evaluate.Predictor):
 
 def matrix(run, variables, predict=None, workdir=None):
     one = evaluation(run)
-    evaluator, predict = one.evaluator(workdir), predict or evaluate.Predictor(run)
+    evaluator, predict = one.evaluator(workdir), predict or evaluate.functions(run)
     with one.stream() as stream:
         (scores,) = evaluator.predictions(predict, variables, stream, one.index)
     return scores
@@ -90,7 +91,7 @@ def evaluation(run):
 
 def metrics(run, variables):
     one = evaluation(run)
-    out = one.run(evaluate.Predictor(run), variables)
+    out = one.run(evaluate.functions(run), variables)
     assert all(map(one.gives, out))
     assert not any(map(one.gives, ("scenes/text_r2", "scenes/r1", "coco/text_r1")))
     return {name.removeprefix("scenes/"): value for name, value in out.items()}
@@ -108,7 +109,7 @@ def test_scores_are_those_of_single_pairs(repository, whole):
     variables = model(repository)
     task, index = run.task, evaluation(run).index
     gallery = pair_scores.Gallery(index)
-    predict = evaluate.Predictor(run)
+    predict = evaluate.functions(run)
     with evaluation(run).stream() as stream:
         for step in stream:
             (image,) = gallery.shown(step)
@@ -224,7 +225,7 @@ def test_two_stages_rank_what_is_listed(repository, whole):
     assert not {"text_r1", "image_r1"} & set(found)  # always told apart
     # The first stage by hand, from which words each image shows.
     predict, gallery = (
-        evaluate.Predictor(run),
+        evaluate.functions(run),
         pair_scores.Gallery(evaluation(run).index),
     )
     first = Words(predict, variables, gallery, run.tokenizer)
@@ -279,7 +280,7 @@ def test_vectors_score_all_pairs(repository, devices):
     with evaluation(run).stream() as stream:
         step = next(iter(stream))
     images = pair_scores.Gallery(index).shown(step)
-    batch = evaluate.Predictor(run).place(step)
+    batch = evaluate.functions(run).place(step)
     apply = functools.partial(task.model.apply, variables)
     visual = apply(batch["image"], batch["image_size"], method="encode_images")
     pixels = apply(visual, method="encode_pixels")

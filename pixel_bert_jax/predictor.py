@@ -1,0 +1,447 @@
+"""Use of a trained model on one's own photos: questions, captions, missing words.
+
+    predictor = pixel_bert_jax.Predictor.from_pretrained("checkpoints/photos_small")
+    predictor.match("photo.jpg", ["a dog runs", "a boat at sea"])
+
+Photos are prepared as in training, and results are those of its evaluation. Below this
+class are pure functions of plain pytrees (`pixel_bert_jax.tasks.PREDICTIONS`), which
+take the arrays of `Pretrained.inputs` and go under the caller's own `jax.jit`.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from pixel_bert_jax import trees
+from pixel_bert_jax.config import Rules, resolve
+from pixel_bert_jax.convert.photos import is_single, to_pixels
+from pixel_bert_jax.convert.pretrained import Pretrained, from_pretrained
+from pixel_bert_jax.data.text import MASK
+from pixel_bert_jax.objectives.base import TextSpec
+from pixel_bert_jax.ops.similarity import SIMILARITIES, Tokens
+from pixel_bert_jax.tasks import Task
+from pixel_bert_jax.tasks.functions import PredictFunctions
+from pixel_bert_jax.tasks.retrieval import CONTRAST, FUSED
+from pixel_bert_jax.training import sharding
+from pixel_bert_jax.types import Batch, InputError
+
+PHOTOS, TEXTS = 16, 64  # of a pass through the model, at most
+REPLICATED: Rules = ((r".*", "replicate"),)
+# Objective -> the presets that train its head.
+TRAINED_BY = {
+    "answers": "configs/vqa.py",
+    "truth": "configs/nlvr2.py",
+    "retrieval": "configs/retrieval.py",
+    "itm": "configs/pretrain.py",
+    "mlm": "configs/pretrain.py",
+    CONTRAST: "configs/pretrain.py:photos",
+}
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """An answer to a question.
+
+    Attributes:
+      answer: one of the model's answers.
+      probability: that it is right, of this answer alone: they do not sum to 1.
+    """
+
+    answer: str
+    probability: float
+
+
+class Word(NamedTuple):
+    """A token in the place of [MASK].
+
+    Attributes:
+      word: a token of the model's vocabulary; "##" begins one that continues a word.
+      probability: among all tokens.
+    """
+
+    word: str
+    probability: float
+
+
+class Ranking(NamedTuple):
+    """How well N images and T texts fit each other.
+
+    Attributes:
+      scores: float32 [N, T], higher is better.
+      texts: int64 [N, T], numbers of the texts, best first, for each image.
+      images: int64 [T, N], numbers of the images, best first, for each text.
+    """
+
+    scores: np.ndarray
+    texts: np.ndarray
+    images: np.ndarray
+
+
+class Predictor:
+    """A trained model that answers, compares and fills in.
+
+    Which methods work depends on the heads that the model was trained with; the others
+    raise an InputError that names what has such a head. Instances may be shared by
+    threads. A photo is a path, the bytes of a file, a PIL image or an array, see
+    `convert.photos.to_pixels`.
+
+    Attributes:
+      pretrained: the model, its tokenizer, config and origin.
+      task: the model with its heads; the first argument of predict functions.
+      variables: {"params", "batch_stats"} on the devices, their second argument.
+    """
+
+    def __init__(
+        self, pretrained: Pretrained, devices: Sequence[jax.Device] | None = None
+    ):
+        """Puts the variables onto the devices; compiles nothing yet.
+
+        Args:
+          pretrained: the model.
+          devices: devices over which photos are spread; None: the first one alone.
+        """
+        config = resolve(pretrained.config)
+        length = config.data.max_text_length
+        spec = TextSpec.of(pretrained.tokenizer, length, pretrained.answers)
+        self.pretrained = pretrained
+        self.task = Task(config, spec, pretrained.answers)
+        mesh = sharding.make_mesh({"data": -1}, devices or jax.devices()[:1])
+        self._spread = mesh.size > 1
+        whole = NamedSharding(mesh, PartitionSpec())
+        self.variables = jax.device_put(pretrained.variables, whole)
+        self._functions = PredictFunctions(self.task, mesh, REPLICATED)
+        self._lock = threading.Lock()  # so that threads do not compile the same
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: str | Path,
+        revision: str | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> Predictor:
+        """Loads a model; see `pixel_bert_jax.from_pretrained` and `Predictor`."""
+        return cls(from_pretrained(folder_or_hub_id, revision), devices)
+
+    def answer(
+        self, image: Any, question: str | Sequence[str], top_k: int = 1
+    ) -> list[Answer] | list[list[Answer]]:
+        """Answers a question about a photo, or several.
+
+        Args:
+          image: a photo, or as many as questions.
+          question: a text, or several.
+          top_k: number of answers to each.
+
+        Returns:
+          The best answers, best first; a list of these for several questions.
+
+        Raises:
+          InputError: the model has no head "answers"; an empty or too long question.
+          ImageError: a photo cannot be used.
+        """
+        self._need("answer", "answers")
+        answers = self.pretrained.answers
+        assert answers is not None  # the head could not have been trained
+
+        def best(odds: np.ndarray) -> list[Answer]:
+            found = np.argsort(-odds, kind="stable")[:top_k]
+            return [Answer(answers.answers[n], _sigmoid(odds[n])) for n in found]
+
+        odds = self._of_pairs("answer_odds", image, question)["log_odds"]
+        return _each(best, odds, isinstance(question, str) and is_single(image))
+
+    def match(self, image: Any, texts: str | Sequence[str]) -> float | list[float]:
+        """Returns the probability that a photo and a text belong together.
+
+        Args:
+          image: a photo, or as many as texts.
+          texts: a text, or several.
+
+        Returns:
+          A number, or a list of them for several texts or photos.
+
+        Raises:
+          InputError: the model has no head "itm"; an empty or too long text.
+          ImageError: a photo cannot be used.
+        """
+        self._need("match photos with texts", "itm")
+        odds = self._of_pairs("match", image, texts)["log_odds"]
+        return _each(_sigmoid, odds, isinstance(texts, str) and is_single(image))
+
+    def fill_mask(
+        self, image: Any, text: str | Sequence[str], top_k: int = 5
+    ) -> list[list[Word]] | list[list[list[Word]]]:
+        """Fills in the words that [MASK] stands for, given a photo.
+
+        Args:
+          image: a photo, or as many as texts.
+          text: a text with one or more [MASK], or several.
+          top_k: number of words for each [MASK].
+
+        Returns:
+          For each [MASK] the likeliest tokens, best first; a list of these for several
+          texts.
+
+        Raises:
+          InputError: the model has no head "mlm"; a text without [MASK].
+          ImageError: a photo cannot be used.
+        """
+        self._need("fill in words", "mlm")
+        tokenizer = self.pretrained.tokenizer
+        texts = [text] if isinstance(text, str) else list(text)
+        words = self._words(texts)
+        masked = words["text_ids"] == tokenizer.mask_id
+        counts = masked.sum(axis=1)
+        if not counts.all():
+            plain = texts[int(np.argmin(counts))]
+            raise InputError(f"expected a text with {MASK}, received {plain!r}")
+        # All have as many positions as the one that has most; the first is repeated.
+        order = np.argsort(~masked, axis=1, kind="stable")[:, : counts.max()]
+        valid = np.arange(counts.max()) < counts[:, None]
+        words["positions"] = np.where(valid, order, order[:, :1]).astype(np.int32)
+
+        def best(log_probability: np.ndarray) -> list[Word]:
+            found = np.argsort(-log_probability, kind="stable")[:top_k]
+            shown = tokenizer.tokens(found)
+            chances = np.exp(log_probability[found])
+            return [Word(w, float(p)) for w, p in zip(shown, chances, strict=True)]
+
+        found = self._over_pairs("fill", image, words)["log_probability"]
+        out = [
+            [best(row) for row in rows[:count]]
+            for rows, count in zip(found, counts, strict=True)
+        ]
+        return out[0] if isinstance(text, str) and is_single(image) else out
+
+    def true_or_false(
+        self, left: Any, right: Any, statement: str | Sequence[str]
+    ) -> float | list[float]:
+        """Returns the probability that a statement about two photos is true.
+
+        Args:
+          left: the first photo, or one for each statement.
+          right: the second photo, or one for each statement.
+          statement: a text, or several.
+
+        Returns:
+          A number, or a list of them for several statements.
+
+        Raises:
+          InputError: the model has no head "truth"; an empty or too long statement.
+          ImageError: a photo cannot be used.
+        """
+        self._need("judge statements", "truth")
+        texts = [statement] if isinstance(statement, str) else list(statement)
+        sides = [to_pixels(left), to_pixels(right)]
+        for side in sides:
+            if len(side) not in (1, len(texts)):
+                raise InputError(
+                    f"expected one photo or as many as statements ({len(texts)}), "
+                    f"received {len(side)}"
+                )
+        words, odds = self._words(texts), []
+        for rows in _portions(len(texts), PHOTOS // 2):
+            pairs = [side[n % len(side)] for n in rows for side in sides]
+            photos = self._photos(pairs)
+            photos = {k: x.reshape(-1, 2, *x.shape[2:]) for k, x in photos.items()}
+            text = {name: x[rows][:, None] for name, x in words.items()}
+            odds.append(self._run("judge", {**photos, **text})["log_odds"][:, 0])
+        single = isinstance(statement, str)
+        return _each(_sigmoid, np.concatenate(odds), single)
+
+    def rank(self, images: Any, texts: str | Sequence[str], by: str = "") -> Ranking:
+        """Compares every photo with every text.
+
+        Args:
+          images: a photo or several, N.
+          texts: a text or several, T.
+          by: head that scores: "retrieval" or "itm" run the transformer on every pair,
+            "contrast" on every photo and every text alone; "": the first of these that
+            the model has.
+
+        Returns:
+          The scores and both orders.
+
+        Raises:
+          InputError: the model has none of the heads, or not the one asked for.
+          ImageError: a photo cannot be used.
+        """
+        names = (*FUSED, CONTRAST)
+        heads = [name for name in names if name in self.task.heads]
+        if by and by not in names:
+            raise InputError(f"by is {by!r}, expected one of {', '.join(names)}")
+        self._need("rank", *([by] if by else names))
+        head = by or heads[0]
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        words, pixels = self._words(texts), to_pixels(images)
+        scores = np.empty((len(pixels), len(texts)), np.float32)
+        vectors = self._text_vectors(words) if head == CONTRAST else []
+        for rows in _portions(len(pixels), PHOTOS):
+            photos = self._photos([pixels[n] for n in rows])
+            visual = self._on_devices("pixels", photos)
+            if head == CONTRAST:
+                seen = _tokens(self._run("image_vectors", visual))
+                parts = ((cols, self._compare(seen, text)) for cols, text in vectors)
+            else:
+                parts = self._fused_scores(head, visual, words)
+            for columns, found in parts:
+                block = np.asarray(found)[: len(rows), : len(columns)]
+                scores[np.ix_(rows, columns)] = block
+        return Ranking(
+            scores,
+            np.argsort(-scores, axis=1, kind="stable"),
+            np.argsort(-scores.T, axis=1, kind="stable"),
+        )
+
+    def encode(self, image: Any) -> np.ndarray | list[np.ndarray]:
+        """Returns a photo's visual tokens, before the transformer.
+
+        Args:
+          image: a photo or several.
+
+        Returns:
+          float32 [P, D], a row for each cell of the CNN's last feature map that is
+          inside the photo, row by row; a list of these for several photos.
+
+        Raises:
+          ImageError: a photo cannot be used.
+        """
+        pixels, out = to_pixels(image), []
+        for rows in _portions(len(pixels), PHOTOS):
+            found = self._run("pixels", self._photos([pixels[n] for n in rows]))
+            parts = zip(found["features"], found["pixel_mask"], strict=True)
+            out += [x[mask] for x, mask in list(parts)[: len(rows)]]
+        return out[0] if is_single(image) else out
+
+    def _need(self, what: str, *heads: str) -> None:
+        """Raises InputError unless the model has one of some heads."""
+        if not set(heads) & set(self.task.heads):
+            have = ", ".join(self.task.heads) or "none"
+            where = " or ".join(dict.fromkeys(TRAINED_BY[name] for name in heads))
+            raise InputError(
+                f"this model cannot {what}: it has no head {' or '.join(heads)}; its "
+                f"heads are {have}. Models trained with {where} have one"
+            )
+
+    def _words(self, texts: Sequence[str]) -> Batch:
+        """Returns the arrays of texts, [n, L]; refuses empty ones."""
+        if not texts:
+            raise InputError("expected at least one text, received none")
+        for text in texts:
+            if isinstance(text, str) and not text.strip():
+                raise InputError("expected a text, received an empty one")
+        return self.pretrained.text_inputs(texts)
+
+    def _photos(self, pixels: Sequence[np.ndarray]) -> Batch:
+        """Returns the arrays of photos, [n', 1, ...]; n' is one of few numbers."""
+        found = self.pretrained.photo_inputs(_filled(pixels))
+        return jax.tree.map(np.asarray, found) if self._spread else found
+
+    def _of_pairs(
+        self, name: str, image: Any, text: str | Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        texts = [text] if isinstance(text, str) else list(text)
+        return self._over_pairs(name, image, self._words(texts))
+
+    def _over_pairs(self, name: str, image: Any, words: Batch) -> dict[str, np.ndarray]:
+        """Runs a predict function over n photos with a text each.
+
+        Args:
+          name: key of PREDICTIONS.
+          image: a photo for all texts, which then passes through the CNN once, or n.
+          words: arrays of n texts, or of one for all photos.
+
+        Returns:
+          Arrays [n, ...].
+        """
+        pixels, count = to_pixels(image), len(words["text_ids"])
+        shared = len(pixels) == 1
+        if count == 1 and not shared:
+            count = len(pixels)
+            words = {key: np.repeat(x, count, axis=0) for key, x in words.items()}
+        if not shared and count != len(pixels):
+            raise InputError(
+                "expected one photo, one text, or as many photos as texts, received "
+                f"{len(pixels)} photos and {count} texts"
+            )
+        photos, found = self._photos(pixels) if shared else {}, []
+        for rows in _portions(count, TEXTS if shared else PHOTOS):
+            text = {key: _filled(x[rows]) for key, x in words.items()}
+            if shared:
+                text = {key: x[None] for key, x in text.items()}
+            else:
+                photos = self._photos([pixels[n] for n in rows])
+                text = {key: x[:, None] for key, x in text.items()}
+            out = self._run(name, {**photos, **text})
+            found.append(
+                {
+                    key: x[0, : len(rows)] if shared else x[: len(rows), 0]
+                    for key, x in out.items()
+                }
+            )
+        return {key: np.concatenate([x[key] for x in found]) for key in found[0]}
+
+    def _run(self, name: str, batch: Batch) -> dict[str, np.ndarray]:
+        """Runs a predict function and returns host arrays, perhaps with padding."""
+        return {k: trees.whole(x) for k, x in self._on_devices(name, batch).items()}
+
+    def _on_devices(self, name: str, batch: Batch) -> Batch:
+        with self._lock:
+            return self._functions.run(name, self.variables, batch)
+
+    @functools.cached_property
+    def _compare(self) -> Callable[[Tokens, Tokens], jax.Array]:
+        return jax.jit(SIMILARITIES[self.task.heads[CONTRAST].similarity])
+
+    def _fused_scores(
+        self, head: str, visual: Batch, words: Batch
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yields (numbers of texts, their scores with all photos)."""
+        count = len(visual["features"])
+        for rows in _portions(len(words["text_ids"]), TEXTS):
+            text = {key: _filled(x[rows])[None] for key, x in words.items()}
+            text = {key: np.repeat(x, count, axis=0) for key, x in text.items()}
+            yield rows, self._run(f"score_{head}", {**visual, **text})["score"]
+
+    def _text_vectors(self, words: Batch) -> list[tuple[list[int], Tokens]]:
+        """Returns (numbers, vectors) of portions of texts."""
+        out = []
+        for rows in _portions(len(words["text_ids"]), TEXTS):
+            text = {key: _filled(x[rows])[:, None] for key, x in words.items()}
+            out.append((rows, _tokens(self._run("text_vectors", text))))
+        return out
+
+
+def _tokens(found: Batch) -> Tokens:
+    return Tokens(found["vectors"], found["mask"])
+
+
+def _portions(count: int, most: int) -> Iterator[list[int]]:
+    for begin in range(0, count, most):
+        yield list(range(begin, min(begin + most, count)))
+
+
+def _filled(rows: Any) -> Any:
+    """Repeats the first of n rows up to a power of two, so that few shapes compile."""
+    missing = (1 << (len(rows) - 1).bit_length()) - len(rows)
+    if isinstance(rows, np.ndarray):
+        return np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)])
+    return [*rows, *rows[:1] * missing]
+
+
+def _sigmoid(log_odds: Any) -> Any:
+    found = 1 / (1 + np.exp(-np.float64(log_odds)))
+    return float(found)
+
+
+def _each(function: Callable[[Any], T], rows: np.ndarray, single: bool) -> Any:
+    """Returns the function of the only row, or a list of those of all."""
+    return function(rows[0]) if single else [function(row) for row in rows]
