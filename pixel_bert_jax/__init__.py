@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "BadImageBudgetError": "pixel_bert_jax.types",
     "InputError": "pixel_bert_jax.types",
-    "Predictor": "pixel_bert_jax.predictor",
+    "Predictor": "pixel_bert_jax.predict.predictor",
     "Pretrained": "pixel_bert_jax.convert.pretrained",
     "from_pretrained": "pixel_bert_jax.convert.pretrained",
     "train_and_evaluate": "pixel_bert_jax.train",

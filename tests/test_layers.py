@@ -73,6 +73,7 @@ LAYERS = {
     "run": 8,
     "train": 9,
     "commands": 9,
+    "predict": 5,
     "study": 9,
     "convert.__main__": 9,
     "main": 10,

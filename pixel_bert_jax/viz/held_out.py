@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pixel_bert_jax.data.text import WordPiece
 
 PANEL = 250  # pixels, width of a panel and side of its image
-TEXT_HEIGHT = 118
+TEXT_HEIGHT, FOUND_HEIGHT = 118, 230
 MARGIN = 10
 LINE = 17
 INK, RIGHT, WRONG, FAINT = (30, 30, 30), (0, 125, 50), (200, 30, 30), (120, 120, 120)
@@ -126,17 +126,67 @@ def draw(shown: list[Panel], path: Path, *, columns: int = 4) -> None:
     sheet.save(path)
 
 
-def _draw_panel(sheet: Image.Image, panel: Panel, corner: tuple[int, int]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """An image, the texts that fit it best, and a text with one word filled in.
+
+    Attributes:
+      image: uint8 [h, w, 3].
+      texts: the texts, best first.
+      right: whether each of them belongs to the image.
+      words: words of a text of the image.
+      place: position in `words` of the one that was masked.
+      guess: the word that the model filled in.
+      truth: the word that was masked.
+    """
+
+    image: np.ndarray
+    texts: list[str]
+    right: list[bool]
+    words: list[str]
+    place: int
+    guess: str
+    truth: str
+
+
+def draw_found(shown: list[Found], path: Path, *, columns: int = 4) -> None:
+    """Writes images with the texts found for them as a PNG; see `draw`."""
+    rows, height = math.ceil(len(shown) / columns), PANEL + FOUND_HEIGHT
+    sheet = Image.new("RGB", (columns * PANEL, rows * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, one in enumerate(shown):
+        corner = (number % columns * PANEL, number // columns * height)
+        left, line, side = _paste(sheet, one.image, corner)
+        for text, right in zip(one.texts, one.right, strict=True):
+            words = [(word, RIGHT if right else WRONG) for word in text.split()]
+            line = _flow(pen, words, left, line, side) + 3
+        pieces = [(word, INK) for word in one.words]
+        good = one.guess == one.truth
+        pieces[one.place] = (one.guess, RIGHT if good else WRONG)
+        if not good:
+            pieces.insert(one.place + 1, (f"({one.truth})", FAINT))
+        _flow(pen, pieces, left, line + 4, side)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def _paste(
+    sheet: Image.Image, image: np.ndarray, corner: tuple[int, int]
+) -> tuple[int, int, int]:
+    """Draws a panel's image; returns left and top of its text, and their width."""
     left, top = corner[0] + MARGIN, corner[1] + MARGIN
     side = PANEL - 2 * MARGIN
-    photo = Image.fromarray(panel.image)
+    photo = Image.fromarray(image)
     scale = side / max(photo.size)
     size = tuple(max(round(n * scale), 1) for n in photo.size)
     photo = photo.resize(size, Image.Resampling.BICUBIC)
     sheet.paste(photo, (left + (side - size[0]) // 2, top + (side - size[1]) // 2))
+    return left, top + side + 6, side
 
+
+def _draw_panel(sheet: Image.Image, panel: Panel, corner: tuple[int, int]) -> None:
+    left, line, side = _paste(sheet, panel.image, corner)
     pen = ImageDraw.Draw(sheet)
-    line = top + side + 6
     pieces = []
     for position, word in enumerate(panel.words):
         guess = panel.guesses.get(position)
