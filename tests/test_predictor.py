@@ -1,6 +1,7 @@
 """Predictor: the results of an evaluation, from photos and texts as users have them."""
 
 import concurrent.futures
+import dataclasses
 import functools
 
 import jax
@@ -18,11 +19,18 @@ from pixel_bert_jax.types import InputError
 
 EXAMPLES = 200
 CHECKPOINT = "checkpoints/scenes_tiny_long"
+CANVASES = ("112x112",)  # for scenes of every shape: fewer programs to compile
+
+
+def load(repository):
+    found = from_pretrained(repository / CHECKPOINT)
+    data = found.config["data"] | {"canvases": CANVASES}
+    return dataclasses.replace(found, config=found.config | {"data": data})
 
 
 @pytest.fixture(scope="module")
 def published(repository):
-    return Predictor.from_pretrained(repository / CHECKPOINT)
+    return Predictor(load(repository))
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +49,7 @@ def made(repository, module, **objectives):
     config = module.get_config("tiny").to_dict()
     (corpus,) = config["data"]["corpora"]
     config["data"]["corpora"] = [corpus | {"evaluate_scenes": 40}]
+    config["data"]["canvases"] = CANVASES
     config["eval"]["groups"] = 8
     if objectives:
         config["objectives"] = objectives
@@ -142,6 +151,7 @@ def test_rankings_are_those_of_the_evaluation(repository, head):
 def test_words_and_matches_are_those_of_the_evaluation(repository, published):
     config = pretrain.get_config("tiny_long").to_dict()
     config["data"]["scenes"]["evaluate_scenes"] = 40
+    config["data"]["canvases"] = CANVASES
     run = Experiment(config, devices=jax.devices()[:1])
     variables = from_pretrained(repository / CHECKPOINT).variables
     tokenizer = run.tokenizer
@@ -198,7 +208,7 @@ def test_every_mask_is_filled(published, scenes):
 
 def test_several_devices_give_what_one_gives(repository, published, scenes):
     photos, captions = scenes
-    spread = Predictor.from_pretrained(repository / CHECKPOINT, devices=jax.devices())
+    spread = Predictor(load(repository), devices=jax.devices())
     want, got = (p.match(photos[:3], captions[:3]) for p in (published, spread))
     np.testing.assert_allclose(got, want, atol=1e-5)
     want, got = (p.rank(photos[:3], captions[:5]).scores for p in (published, spread))
@@ -220,6 +230,13 @@ def test_the_functions_go_under_a_jit_of_ones_own(published, scenes):
     found = jax.jit(match)(published.variables, batch)["log_odds"][:, 0]
     want = published.match(photos[:2], captions[:2])
     np.testing.assert_allclose(1 / (1 + np.exp(-found)), want, atol=1e-5)
+
+
+def test_a_folder_is_all_it_needs(repository, published, scenes):
+    loaded = Predictor.from_pretrained(str(repository / CHECKPOINT))
+    photos, captions = scenes  # on the smallest canvas that holds the photo
+    found = loaded.match(photos[0], captions[0])
+    assert found == pytest.approx(published.match(photos[0], captions[0]), abs=1e-5)
 
 
 def test_what_it_refuses(published, scenes, tmp_path):
