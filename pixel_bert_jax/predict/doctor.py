@@ -17,9 +17,7 @@ from pixel_bert_jax.types import EXIT_BAD_INPUT, EXIT_DONE
 
 LEAST_DISK, LEAST_MEMORY = 5.0, 4.0  # GB
 CACHE = "~/.cache/pixel_bert_jax"
-NEXT = (
-    "bash launch/quickstart.sh trains a small model; pixel-bert -h asks a trained one"
-)
+NEXT = "bash launch/quickstart.sh trains a small model; pixel-bert -h asks a model"
 FIX = "mend what is marked FAIL, then run pixel-bert doctor again"
 PORT = 29500  # of launch/slurm.sh
 
