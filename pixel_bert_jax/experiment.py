@@ -106,12 +106,13 @@ class Experiment:
         if name := self.config.data.answers:
             return load_answers(name, data_root(self.config))
         index = self.train_index
-        return count_vocabulary(
+        found = (
             index.annotation(c, row)["multiple_choice_answer"]
             for c, source in enumerate(index.sources)
             if source.names_answers
             for row in range(index.num_texts(c))
         )
+        return count_vocabulary(found, self.config.data.answer_minimum)
 
     @functools.cached_property
     def text(self) -> TextSpec:

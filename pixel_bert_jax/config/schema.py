@@ -155,6 +155,7 @@ class Data(Section):
     )
     tokenizer: str = ""
     answers: str = ""  # "scenes", a json file, or "": counted in the training split
+    answer_minimum: Positive = 9  # questions that a counted answer belongs to
     max_text_length: Annotated[int, Range(3)] = 32  # at least [CLS], a word, [SEP]
     short_side: Positive = 800
     long_side: Positive = 1333

@@ -1,0 +1,68 @@
+"""`python -m pixel_bert_jax.data check`: every fault of a folder, in one pass."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pixel_bert_jax.data.__main__ import main
+from tests.data.conftest import encoded, photo
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for n in range(8):
+        (tmp_path / f"{n}.jpg").write_bytes(encoded(photo(20, 30 + n, n)))
+    rows = [f"{n}.jpg,a cat" for n in range(8)]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *rows]))
+    asked = [f"{n}.jpg,what is it?,cat" for n in range(8)]
+    (tmp_path / "questions.csv").write_text(
+        "\n".join(["image,question,answer", *asked])
+    )
+    return tmp_path
+
+
+def test_a_good_folder_is_counted_and_says_what_comes_next(folder, capsys):
+    (folder / "spare.png").write_bytes(encoded(photo(9, 9), "PNG"))
+    assert main(["check", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "captions.csv: 7 photos, 7 captions to train; 1 photos, 1 cap" in out
+    assert f"1 photos are in no table, such as {folder / 'spare.png'}" in out
+    assert "8 photos are whole" in out
+    for preset in ("configs/retrieval.py:own", "configs/vqa.py:own"):
+        assert f"--config={preset} --config.data.root={folder}" in out
+
+
+def test_all_faults_are_found_at_once(folder, capsys):
+    captions, questions = folder / "captions.csv", folder / "questions.csv"
+    captions.write_text(captions.read_text() + "\ngone.jpg,a dog\n3.jpg,x,y\n4.jpg,")
+    questions.write_text(questions.read_text().replace("?,cat", "?,", 1))
+    whole = (folder / "5.jpg").read_bytes()
+    (folder / "5.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "6.jpg").write_bytes(b"")
+    assert main(["check", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert "6 faults" in err
+    for fault in (
+        f"1 x missing image file:\n  {folder / 'gone.jpg'}",
+        "1 x row that has not 2 columns",
+        "1 x empty caption",
+        "1 x question without an answer",
+        "2 x photo that cannot be decoded",
+        f"{folder / '5.jpg'}: ",
+        f"{folder / '6.jpg'}: ",
+    ):
+        assert fault in err, fault
+
+
+def test_what_is_no_folder_of_photos(tmp_path, capsys):
+    assert main(["check", str(tmp_path / "none")]) == 2
+    assert main(["check", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "is no folder" in err and "has no table of texts" in err
+
+
+def test_it_is_a_program(folder):
+    command = [sys.executable, "-m", "pixel_bert_jax.data", "check", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
