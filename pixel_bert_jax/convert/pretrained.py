@@ -165,7 +165,9 @@ class Pretrained:
             "source_size": geometry.source_sizes(sizes, sides)[0, :, None],
             "image_size": targets[0, :, None],
         }
-        return image.prepare_images(jax.tree.map(jnp.asarray, batch), canvas=canvas)
+        arrays = {name: jnp.asarray(x) for name, x in batch.items()}
+        found: dict[str, Array] = image.prepare_images(arrays, canvas=canvas)
+        return found
 
     @functools.cached_property
     def _data(self) -> Data:

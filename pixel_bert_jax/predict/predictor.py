@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -44,7 +44,6 @@ TRAINED_BY = {
     "mlm": "configs/pretrain.py",
     CONTRAST: "configs/pretrain.py:photos",
 }
-T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -156,7 +155,8 @@ class Predictor:
             return [Answer(answers.answers[n], _sigmoid(odds[n])) for n in found]
 
         odds = self._of_pairs("answer_odds", image, question)["log_odds"]
-        return _each(best, odds, isinstance(question, str) and is_single(image))
+        every = [best(row) for row in odds]
+        return every[0] if isinstance(question, str) and is_single(image) else every
 
     def match(self, image: Any, texts: str | Sequence[str]) -> float | list[float]:
         """Returns the probability that a photo and a text belong together.
@@ -174,7 +174,8 @@ class Predictor:
         """
         self._need("match photos with texts", "itm")
         odds = self._of_pairs("match", image, texts)["log_odds"]
-        return _each(_sigmoid, odds, isinstance(texts, str) and is_single(image))
+        every = [_sigmoid(one) for one in odds]
+        return every[0] if isinstance(texts, str) and is_single(image) else every
 
     def fill_mask(
         self, image: Any, text: str | Sequence[str], top_k: int = 5
@@ -254,8 +255,8 @@ class Predictor:
             photos = {k: x.reshape(-1, 2, *x.shape[2:]) for k, x in photos.items()}
             text = {name: x[rows][:, None] for name, x in words.items()}
             odds.append(self._run("judge", {**photos, **text})["log_odds"][:, 0])
-        single = isinstance(statement, str)
-        return _each(_sigmoid, np.concatenate(odds), single)
+        every = [_sigmoid(one) for one in np.concatenate(odds)]
+        return every[0] if isinstance(statement, str) else every
 
     def rank(self, images: Any, texts: str | Sequence[str], by: str = "") -> Ranking:
         """Compares every photo with every text.
@@ -287,6 +288,7 @@ class Predictor:
         for rows in _portions(len(pixels), PHOTOS):
             photos = self._photos([pixels[n] for n in rows])
             visual = self._on_devices("pixels", photos)
+            parts: Iterable[tuple[list[int], Any]]
             if head == CONTRAST:
                 seen = _tokens(self._run("image_vectors", visual))
                 parts = ((cols, self._compare(seen, text)) for cols, text in vectors)
@@ -437,11 +439,5 @@ def _filled(rows: Any) -> Any:
     return [*rows, *rows[:1] * missing]
 
 
-def _sigmoid(log_odds: Any) -> Any:
-    found = 1 / (1 + np.exp(-np.float64(log_odds)))
-    return float(found)
-
-
-def _each(function: Callable[[Any], T], rows: np.ndarray, single: bool) -> Any:
-    """Returns the function of the only row, or a list of those of all."""
-    return function(rows[0]) if single else [function(row) for row in rows]
+def _sigmoid(log_odds: Any) -> float:
+    return float(1 / (1 + np.exp(-np.float64(log_odds))))

@@ -106,7 +106,7 @@ class Task:
             warmup_steps=masking.warmup_steps,
             negatives=self.negatives,
         )
-        self.heads = {
+        self.heads: dict[str, Any] = {
             o.name: o for o in self.objectives if o.head(config.model, text) is not None
         }
 
