@@ -10,6 +10,7 @@ import ml_collections
 import pytest
 
 from configs import nlvr2, pretrain, retrieval, vqa
+from pixel_bert_jax.predict import __main__ as predict
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pixel_bert_jax"
@@ -145,6 +146,11 @@ def test_entry_points_exist(command):
     name = shlex.split(command)[2].removeprefix("pixel_bert_jax.").replace(".", "/")
     files = [PACKAGE / f"{name}.py", PACKAGE / name / "__main__.py"]
     assert any(file.is_file() for file in files), f"no module for {command!r}"
+
+
+@pytest.mark.parametrize("command", all_commands("pixel-bert ", 1))
+def test_questions_from_the_shell_parse(command):
+    predict.parser().parse_args(shlex.split(command, comments=True)[1:])
 
 
 @pytest.mark.parametrize("command", all_commands("bash ", 1))

@@ -23,7 +23,6 @@ from pixel_bert_jax.data.sources.base import MISSING, Problems
 from pixel_bert_jax.types import EXIT_BAD_INPUT, EXIT_DONE, InputError
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-PRESETS = {"captions": "configs/retrieval.py:own", "questions": "configs/vqa.py:own"}
 UNDECODABLE = "photo that cannot be decoded"
 
 
@@ -70,12 +69,7 @@ def check(folder: Path) -> int:
     if unused:
         print(f"{len(unused):,} photos are in no table, such as {unused[0]}")
     problems.raise_if_any(str(folder))
-    print(f"{len(used):,} photos are whole. Next:")
-    for kind in tables:
-        print(
-            f"  python -m pixel_bert_jax.main --config={PRESETS[kind]} "
-            f"--config.data.root={folder} --workdir=runs/own_{kind}"
-        )
+    print(f"{len(used):,} photos are whole")
     return EXIT_DONE
 
 
