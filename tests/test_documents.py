@@ -148,7 +148,7 @@ def test_entry_points_exist(command):
     assert any(file.is_file() for file in files), f"no module for {command!r}"
 
 
-@pytest.mark.parametrize("command", all_commands("pixel-bert ", 1))
+@pytest.mark.parametrize("command", all_commands("pixel-bert ", 2))
 def test_questions_from_the_shell_parse(command):
     predict.parser().parse_args(shlex.split(command, comments=True)[1:])
 
@@ -177,6 +177,21 @@ def test_readme_python_runs(monkeypatch):
         assert claims
         for expression, value in claims:
             assert str(eval(expression, names)) == value
+
+
+@pytest.mark.runs
+def test_python_of_using_a_model_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text, names = (ROOT / "docs/use.md").read_text(), {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(block, names)
+    assert names["match"](names["predictor"].variables, names["batch"])
+
+
+def test_the_site_has_every_document():
+    text = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r": ([\w]+\.md)$", text, re.M)
+    assert sorted(listed) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
