@@ -10,6 +10,7 @@ the split's order, the caption is the photo's first, the word is drawn by a seed
 """
 
 import argparse
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from pixel_bert_jax import Predictor
+from pixel_bert_jax import ImageError, Predictor
 from pixel_bert_jax.config.command_line import parse
 from pixel_bert_jax.convert.photos import to_pixels
 from pixel_bert_jax.experiment import Experiment
@@ -26,6 +27,11 @@ from pixel_bert_jax.types import EXIT_BAD_INPUT, InputError
 from pixel_bert_jax.viz.held_out import Found, draw_found
 
 MOST = 3  # captions shown for each photo
+
+
+def has_word(caption: str) -> bool:
+    """Returns whether a caption has a word of letters alone."""
+    return any(re.fullmatch(r"[A-Za-z]+", word) for word in caption.split())
 
 
 def masked(caption: str, random: np.random.Generator) -> tuple[list[str], int, str]:
@@ -49,15 +55,18 @@ def main() -> int:
         launch, _ = parse(["", *flags])
         index = Experiment(launch.config).corpora.index("evaluate")
         predictor = Predictor.from_pretrained(given.model)
-        captions = [index.caption(0, n) for n in range(index.num_texts(0))]
-        owner = index.text_image(0)
+        every = [index.caption(0, n) for n in range(index.num_texts(0))]
+        fits = [predictor.fits(caption) for caption in every]
+        print(f"{fits.count(False)} of {len(every)} captions are too long for it")
+        captions = list(itertools.compress(every, fits))
+        owner = index.text_image(0)[fits]
         rows = np.unique(owner)[: given.photos]
         photos = [index.read(int(row)) for row in rows]
         ranking = predictor.rank(photos, captions, by="contrast")
         random, shown = np.random.default_rng(given.seed), []
         for n, row in enumerate(rows):
-            first = int(np.argmax(owner == row))
-            words, place, truth = masked(captions[first], random)
+            own = [captions[t] for t in np.flatnonzero(owner == row)]
+            words, place, truth = masked(next(filter(has_word, own)), random)
             ((best, *_),) = predictor.fill_mask(photos[n], " ".join(words), top_k=1)
             texts = ranking.texts[n, :MOST]
             shown.append(
@@ -71,7 +80,7 @@ def main() -> int:
                     truth=truth,
                 )
             )
-    except InputError as error:
+    except (InputError, ImageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     draw_found(shown, given.output)

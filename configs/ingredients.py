@@ -59,11 +59,14 @@ def fine_tuning(row):
     config = retrieval.photos()
     config.preset = f"{row}_retrieval"
     config.total = "60 steps"
-    config.checkpoint.every = "20 steps"
+    config.checkpoint.every = "30 steps"
+    if row == "all_pixels":
+        config.model.sample_pixels = 0
     if row == "cnn_scratch":
         config.model.backbone.frozen_stages = -1
-    if row == "no_pretraining":
+    if row == "no_pretraining":  # as many steps as the others have in all
         config.init.update(pretrain.photos().init)
+        config.total = "210 steps"
     return config
 
 

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 # Public name -> module that defines it.
 _EXPORTS = {
     "BadImageBudgetError": "pixel_bert_jax.types",
+    "ImageError": "pixel_bert_jax.data.images",
     "InputError": "pixel_bert_jax.types",
     "Predictor": "pixel_bert_jax.predict.predictor",
     "Pretrained": "pixel_bert_jax.convert.pretrained",

@@ -172,7 +172,7 @@ def _check_tokens(found: Pretrained, experiment: Experiment) -> None:
         raise InputError(
             f"the model in {name} has another vocabulary ({found.tokenizer}) than "
             f"data.tokenizer = {experiment.config.data.tokenizer!r} "
-            f"({experiment.tokenizer})"
+            f"({experiment.tokenizer}); a folder's own is data.tokenizer={name}"
         )
     if None in (found.answers, experiment.answers):
         return

@@ -19,7 +19,6 @@ import sys
 from pixel_bert_jax import types
 from pixel_bert_jax.convert import parts, vocabulary
 from pixel_bert_jax.convert.pretrained import Pretrained, add_figures
-from pixel_bert_jax.data.text import load_tokenizer
 from pixel_bert_jax.trained import load_model
 
 PARTS = ("model", "text", "cnn")
@@ -50,9 +49,9 @@ def export(pretrained: Pretrained, options: argparse.Namespace) -> None:
     """Writes the part of the model that `options.part` names."""
     if options.part == "model":
         if options.vocabulary:
-            tokens = load_tokenizer(options.vocabulary).vocabulary
+            tokens = vocabulary.read_tokens(options.vocabulary)
             pretrained = vocabulary.keep_tokens(pretrained, tokens)
-        pretrained.save_pretrained(options.output, half=options.half)
+        pretrained.save_pretrained(options.output, half=options.half or None)
     elif options.vocabulary or options.half:
         raise types.InputError("--vocabulary and --half are of --part=model")
     elif options.part == "text":
@@ -86,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         "--vocabulary",
-        help="vocab.txt with the tokens to keep; its size is most of a small model's",
+        help="text file with a token to keep on each line, besides the special ones; "
+        "the word table is most of a small model",
     )
     one = commands.add_parser(
         "figures", help="add measured metrics to an exported model's card"

@@ -53,7 +53,7 @@ def _pixels(photo: Any) -> np.ndarray:
     if isinstance(photo, (bytes, bytearray, memoryview)):
         return images.decode(bytes(photo))
     if isinstance(photo, (str, os.PathLike)):
-        return images.decode(_read(Path(photo).expanduser()))
+        return images.decode(_read(photo))
     if isinstance(photo, Image.Image):
         return _from_pil(photo)
     if hasattr(photo, "__array__"):
@@ -64,10 +64,11 @@ def _pixels(photo: Any) -> np.ndarray:
     )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        return Path(path).expanduser().read_bytes()
+    # ValueError: a null byte in the path; RuntimeError: "~" of nobody.
+    except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(f"it cannot be read: {error}") from error
 
 

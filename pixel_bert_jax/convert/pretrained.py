@@ -31,6 +31,7 @@ from pixel_bert_jax.convert import card
 from pixel_bert_jax.convert.hub import HUB_ERRORS, fetch
 from pixel_bert_jax.convert.photos import to_pixels
 from pixel_bert_jax.data import durable, geometry, images
+from pixel_bert_jax.data.sources.files import is_unicode
 from pixel_bert_jax.data.text import (
     CONFIG_FILE,
     VOCABULARY_FILE,
@@ -69,6 +70,8 @@ class Pretrained:
         `variables_sha256`, the hash of the variables that these describe. Other
         variables are saved as derived from them, see `save_pretrained`.
       answers: the classes of a model that answers questions.
+      half: whether kernels and tables are float16 in the folder that it was read from;
+        it is then saved so again, unless the variables have changed.
     """
 
     model: PixelBert
@@ -77,6 +80,7 @@ class Pretrained:
     config: dict[str, Any]
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     answers: AnswerVocabulary | None = None
+    half: bool = False
 
     @classmethod
     def of(
@@ -123,14 +127,18 @@ class Pretrained:
 
     def text_inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Returns text_ids int32 and text_mask bool, [n, L]; see `inputs`."""
-        length = self._data.max_text_length
+        length = self.text_length
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise InputError(f"expected texts, received {type(wrong[0]).__name__}")
+        if wrong := [text for text in texts if not is_unicode(text)]:
+            raise InputError(f"expected texts, received half a character: {wrong[0]!r}")
         rows, cut = self.tokenizer.encode(texts, length)
         if cut:
+            alone = (t for t in texts if self.tokenizer.encode([t], length)[1])
             raise InputError(
                 f"{cut} texts have more than {length} tokens, [CLS] and [SEP] "
-                "included, which is data.max_text_length of this model"
+                "included, which is data.max_text_length of this model, such as "
+                f"{next(alone)[:60]!r}"
             )
         ids = np.full((len(rows), length), self.tokenizer.pad_id, np.int32)
         mask = np.zeros(ids.shape, bool)
@@ -169,11 +177,16 @@ class Pretrained:
         found: dict[str, Array] = image.prepare_images(arrays, canvas=canvas)
         return found
 
+    @property
+    def text_length(self) -> int:
+        """L, the largest number of tokens of a text, [CLS] and [SEP] included."""
+        return self._data.max_text_length
+
     @functools.cached_property
     def _data(self) -> Data:
         return resolve(self.config).data
 
-    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+    def save_pretrained(self, folder: str | Path, *, half: bool | None = None) -> None:
         """Writes the files named at the top of this module into a new or empty folder.
 
         Variables that `provenance` does not describe, such as after further training
@@ -186,7 +199,7 @@ class Pretrained:
           folder: a new or empty folder.
           half: whether kernels and tables are rounded to float16 and take half of the
             space; biases, norms and statistics stay float32. The rounded variables are
-            derived from these ones.
+            derived from these ones. None: if they are such variables already.
 
         Raises:
           InputError: the folder is not empty, or a value is too large for float16.
@@ -196,6 +209,8 @@ class Pretrained:
             path: np.asarray(jax.device_get(leaf))
             for path, leaf in trees.flatten(self.variables).items()
         }
+        if half is None:
+            half = self.half and self.provenance.get(CHECKSUM) == digest(self.variables)
         if half:
             arrays = {path: _halved(path, x) for path, x in arrays.items()}
         record = _record(self.provenance, digest(trees.unflatten(_float32(arrays))))
@@ -303,7 +318,8 @@ def add_figures(folder: str | Path, file: str | Path) -> int:
         figures = read_object(file)
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error}") from error
-    if not figures or not all(isinstance(x, int | float) for x in figures.values()):
+    numbers = [x for x in figures.values() if x is not None]  # None: undefined
+    if not figures or any(isinstance(x, bool | str | list | dict) for x in numbers):
         raise InputError(f"{file} has no metrics, expected {{name: number, ...}}")
     old = found.provenance.get("figures") or {}
     found._describe(folder, {**found.provenance, "figures": old | figures})
@@ -371,7 +387,8 @@ def _read(folder: Path) -> Pretrained:
             f"expects {normalised}"
         )
     try:
-        tree = trees.unflatten(_float32(load_file(folder / WEIGHTS)))
+        arrays = load_file(folder / WEIGHTS)
+        tree = trees.unflatten(_float32(arrays))
     except (SafetensorError, IndexError) as error:  # IndexError: both "a" and "a/b"
         raise InputError(f"{folder / WEIGHTS} is damaged: {error}") from error
     variables = {"params": {}, "batch_stats": {}} | tree
@@ -384,7 +401,11 @@ def _read(folder: Path) -> Pretrained:
     answers = None
     if (folder / ANSWERS).is_file():
         answers = read_vocabulary(folder / ANSWERS)
-    return Pretrained.of(variables, config, load_tokenizer(folder), provenance, answers)
+    found = Pretrained.of(
+        variables, config, load_tokenizer(folder), provenance, answers
+    )
+    half = any(x.dtype == np.float16 for x in arrays.values())
+    return dataclasses.replace(found, half=half)
 
 
 def _halved(path: str, x: np.ndarray) -> np.ndarray:

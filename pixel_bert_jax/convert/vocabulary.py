@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -21,12 +22,29 @@ ROWS = (
 )
 
 
+def read_tokens(file: str | Path) -> list[str]:
+    """Reads a token from each line of a text file in UTF-8.
+
+    Raises:
+      InputError: the file cannot be read, or has no token.
+    """
+    try:
+        text = Path(file).expanduser().read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    tokens = [line.removesuffix("\r") for line in text.split("\n")]
+    if not any(tokens):
+        raise InputError(f"{file} has no tokens, expected one on each line")
+    return [token for token in tokens if token]
+
+
 def keep_tokens(found: Pretrained, tokens: Sequence[str]) -> Pretrained:
     """Returns a model that knows only some tokens, in its own order of them.
 
     What it computes for a text of these tokens is unchanged; of a masked word, the
     probabilities are shared among them alone. A word that needs another token is split
     into smaller ones, or becomes [UNK]: keep single letters ("a", "##a") to avoid that.
+    To train it further, give `data.tokenizer` the folder that it is saved to.
 
     Args:
       found: the model.

@@ -22,7 +22,6 @@ from pixel_bert_jax.data.sources import own
 from pixel_bert_jax.data.sources.base import MISSING, Problems
 from pixel_bert_jax.types import EXIT_BAD_INPUT, EXIT_DONE, InputError
 
-PHOTOS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 UNDECODABLE = "photo that cannot be decoded"
 
 
@@ -46,6 +45,7 @@ def check(folder: Path) -> int:
         raise InputError(f"{folder} is no folder; expected one with photos")
     tables, problems = own.find(folder), _Once()
     used: dict[str, None] = {}
+    home: dict[str, str] = {}  # split of each photo
     for kind, table in tables.items():
         counts = []
         for split in own.SPLITS:
@@ -55,21 +55,31 @@ def check(folder: Path) -> int:
             for photo in photos:
                 if photo.fault == MISSING:
                     problems.add(MISSING, str(folder / photo.key))
+                if home.setdefault(photo.key, split) != split:
+                    fault = "photo that one table trains on and the other holds out"
+                    problems.add(fault, str(folder / photo.key))
+            if not photos:
+                problems.add("table without a photo of a split", f"{table}: {split}")
             used |= {p.key: None for p in photos if p.fault != MISSING}
             counts.append(f"{len(photos):,} photos, {len(texts):,} {kind} to {split}")
         print(f"{table.name}: {'; '.join(counts)}")
-    for key, fault in _decoded(folder, list(used)):
+    warned = 0
+    for key, fault, warning in _decoded(folder, list(used)):
         if fault:
             problems.add(UNDECODABLE, f"{folder / key}: {fault}")
+        elif warning:
+            warned += 1
+            print(f"{folder / key} can be used, but libjpeg says: {warning}")
     unused = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in PHOTOS and str(path.relative_to(folder)) not in used
+        if path.suffix.lower() in images.SUFFIXES
+        and path.relative_to(folder).as_posix() not in used
     ]
     if unused:
         print(f"{len(unused):,} photos are in no table, such as {unused[0]}")
     problems.raise_if_any(str(folder))
-    print(f"{len(used):,} photos are whole")
+    print(f"{len(used) - warned:,} photos are whole")
     return EXIT_DONE
 
 
@@ -87,19 +97,20 @@ class _Once(Problems):
             super().add(kind, where)
 
 
-def _decoded(folder: Path, keys: list[str]) -> Iterator[tuple[str, str]]:
-    """Yields (key, "" or why its photo cannot be decoded)."""
+def _decoded(folder: Path, keys: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Yields (key, "" or why its photo cannot be decoded, "" or a warning)."""
 
-    def fault(key: str) -> tuple[str, str]:
+    def read(key: str) -> tuple[str, str, str]:
+        warnings: list[str] = []
         try:
-            images.decode((folder / key).read_bytes())
+            images.decode((folder / key).read_bytes(), report=warnings.append)
         except (OSError, images.ImageError) as error:
-            return key, str(error)
-        return key, ""
+            return key, str(error), ""
+        return key, "", "; ".join(map(str, warnings))
 
     quiet = not sys.stderr.isatty()
     with ThreadPoolExecutor() as pool:
-        found = pool.map(fault, keys)
+        found = pool.map(read, keys)
         yield from tqdm.tqdm(found, "photos", len(keys), disable=quiet, leave=False)
 
 

@@ -37,6 +37,10 @@ MAX_PIXELS = 2**26
 more (a "decompression bomb") is refused before memory is allocated."""
 
 
+# Ends of the names of image files, in small letters.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+
+
 class ImageError(ValueError):
     """An image cannot be used; the message is the reason."""
 

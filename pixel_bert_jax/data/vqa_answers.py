@@ -154,8 +154,8 @@ def count_vocabulary(
     kept = [answer for answer, n in counts.items() if n >= minimum]
     if not kept:
         raise InputError(
-            f"no answer belongs to at least {minimum} of {counts.total()} questions; "
-            f"the most frequent is {counts.most_common(1)}"
+            f"no answer belongs to at least {minimum} of {counts.total()} questions "
+            f"(data.answer_minimum); the most frequent is {counts.most_common(1)}"
         )
     return AnswerVocabulary(kept)
 

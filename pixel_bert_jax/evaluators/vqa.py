@@ -34,10 +34,12 @@ class VqaEvaluator(Evaluator):
         found = self.predictions(predict, variables, stream, index)
         for c, corpus in enumerate(index.corpora):
             annotations = list(self._annotations(index, c))
-            if annotations and "answers" not in annotations[0]:
+            unanswered = sum("answers" not in one for one in annotations)
+            if unanswered:
                 raise InputError(
-                    f"the questions of {corpus!r} have no answers to compare with; "
-                    "--mode=predict writes the file for the test server"
+                    f"{unanswered:,} of {len(annotations):,} questions of {corpus!r} "
+                    "have no answers to compare with; --mode=predict writes the file "
+                    "for the test server"
                 )
             yield f"{corpus}/questions", float(len(annotations))
             yield from self._accuracies(found[c], annotations, index, c)

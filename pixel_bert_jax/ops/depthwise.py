@@ -30,11 +30,14 @@ def depthwise(
       kernel: [k, k, 1, C].
       strides: of the two axes.
       padding: of the two axes, (before, after), or "VALID".
-      **options: what `flax.linen.Conv` passes besides; dilation is not supported.
+      **options: what `flax.linen.Conv` passes besides, of which dilation has to be 1.
 
     Returns:
       [N, h, w, C] in the dtype of `x`.
     """
+    for name in ("lhs_dilation", "rhs_dilation"):
+        if any(n != 1 for n in options.get(name) or ()):
+            raise ValueError(f"{name} is {options[name]}, expected 1")
 
     def convolved(x: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(

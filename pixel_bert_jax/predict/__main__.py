@@ -1,20 +1,22 @@
 """Asks a trained model about photos.
 
     pixel-bert answer dog.jpg "what is on the sofa?"
-    pixel-bert match dog.jpg "a dog sleeps" "a boat at sea"
+    pixel-bert match dog.jpg "a dog sleeps"
     pixel-bert fill dog.jpg "a [MASK] sleeps on the [MASK]"
     pixel-bert true-or-false left.jpg right.jpg "both photos show a dog"
     pixel-bert rank holiday/ --text "a sunset at the beach" --text "people eating"
 
-PHOTO is an image file, a folder of them, or a text file with a path on each line. The
-model is a folder or a name on the Hugging Face hub; which commands it can do depends on
-what it was trained for. `python -m pixel_bert_jax.predict` is the same program. Exit
-codes: 0 done, 2 bad input, also if only some of the photos are bad.
+PHOTO is an image file, a folder of them, or a text file (.txt) with a path on each
+line, relative to the current folder. The model is a folder or a name on the Hugging
+Face hub; which commands it can do depends on what it was trained for. `python -m
+pixel_bert_jax.predict` is the same program. Exit codes: 0 done, 2 bad input, also if
+only some of the photos are bad: they are named, and the others are done.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -25,20 +27,19 @@ from typing import Any, NamedTuple
 from pixel_bert_jax.types import EXIT_BAD_INPUT, EXIT_DONE, InputError
 
 MODEL = "PIXEL_BERT_MODEL"  # environment variable
-IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 LISTS = (".txt", ".lst")
 
 
 class Result(NamedTuple):
-    """What is printed for a photo.
+    """What is printed for a photo, or for a text.
 
     Attributes:
-      photo: its path.
+      name: path of the photo, or the text.
       lines: for readers.
       record: for programs.
     """
 
-    photo: str
+    name: str
     lines: list[str]
     record: dict[str, Any]
 
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from pixel_bert_jax.predict import doctor
 
         return doctor.main()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may have any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if options.top < 1:
             raise InputError(f"--top is {options.top}, expected at least 1")
@@ -62,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except BrokenPipeError:  # whoever reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -69,44 +75,34 @@ def _run(options: argparse.Namespace) -> int:
     photos = list(_photos(options.photos))
     import tqdm  # imported late, so that a wrong command line is reported at once
 
-    from pixel_bert_jax.data.images import ImageError
     from pixel_bert_jax.predict.predictor import Predictor
 
     predictor = Predictor.from_pretrained(options.model)
-    code, several, total = EXIT_DONE, len(photos) > 1, len(photos)
-    quiet = not several or not sys.stderr.isatty()
-    if options.command == "rank":
-        results: Iterator[Result] = _rank(predictor, photos, options)
-    else:
-        function = COMMANDS[options.command]
-        results = _each(predictor, photos, function, options)
-    with tqdm.tqdm(total=total, unit="photo", disable=quiet) as bar:
-        while True:
-            try:
-                result = next(results, None)
-            except ImageError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return EXIT_BAD_INPUT
-            if result is None:
-                return code
-            bar.update(1)
-            if "error" in result.record:
-                code = EXIT_BAD_INPUT
-                print(f"error: {result.record['error']}", file=sys.stderr)
-            if options.json:
-                print(json.dumps(result.record), flush=True)
-            elif "error" not in result.record:
-                before = f"{result.photo}: " if several else ""
-                for line in result.lines:
-                    print(f"{before}{line}", flush=True)
+    several = len(photos) > 1
+    results = (_rank if options.command == "rank" else _each)(
+        predictor, photos, options
+    )
+    code, quiet = EXIT_DONE, not several or not sys.stderr.isatty()
+    for result in tqdm.tqdm(results, total=len(photos), unit="photo", disable=quiet):
+        if error := result.record.get("error"):
+            code = EXIT_BAD_INPUT
+            print(f"error: {error}", file=sys.stderr)
+        if options.json:
+            print(json.dumps(result.record), flush=True)
+        else:
+            before = f"{result.name}: " if several else ""
+            for line in result.lines:
+                print(f"{before}{line}", flush=True)
+    return code
 
 
 def _each(
-    predictor: Any, photos: list[str], function: Any, options: argparse.Namespace
+    predictor: Any, photos: list[str], options: argparse.Namespace
 ) -> Iterator[Result]:
     """Yields the result of each photo; a photo that cannot be read gives an error."""
     from pixel_bert_jax.data.images import ImageError
 
+    function = COMMANDS[options.command]
     for photo in photos:
         try:
             lines, record = function(predictor, photo, options)
@@ -149,7 +145,14 @@ def _fill(
 def _judge(
     predictor: Any, photo: str, options: argparse.Namespace
 ) -> tuple[list[str], dict[str, Any]]:
-    chance = predictor.true_or_false(photo, options.right, options.text)
+    from pixel_bert_jax.convert.photos import to_pixels
+    from pixel_bert_jax.data.images import ImageError
+
+    try:
+        (right,) = to_pixels(options.right)
+    except ImageError as error:  # of this photo, not of the left one
+        raise InputError(f"{options.right}: {error}") from error
+    chance = predictor.true_or_false(photo, right, options.text)
     word = "true" if chance >= 0.5 else "false"
     record = {"right": options.right, "statement": options.text, "probability": chance}
     return [f"{word}  {chance:.3f}"], record
@@ -167,17 +170,30 @@ def _rank(
         texts += _lines(options.texts)
     if not texts:
         raise InputError("expected --text TEXT or --texts FILE")
-    found = predictor.rank(photos, texts, by=options.by)
-    for n, photo in enumerate(photos):
+    from pixel_bert_jax.convert.photos import to_pixels
+    from pixel_bert_jax.data.images import ImageError
+
+    good = []
+    for photo in photos:  # first of all, so that one bad photo does not end it
+        try:
+            to_pixels(photo)
+            good.append(photo)
+        except ImageError as error:
+            error_of = f"{photo}: {error}"
+            yield Result(photo, [], {"photo": photo, "error": error_of})
+    if not good:
+        return
+    found = predictor.rank(good, texts, by=options.by)
+    for n, photo in enumerate(good):
         best = found.texts[n, : options.top].tolist()
         scored = [{"text": texts[t], "score": float(found.scores[n, t])} for t in best]
         lines = [f"{one['score']:.3f}  {one['text']}" for one in scored]
         yield Result(photo, lines, {"photo": photo, "texts": scored})
-    if len(photos) > 1:
+    if len(good) > 1:
         for t, text in enumerate(texts):
             best = found.images[t, : options.top].tolist()
             scored = [
-                {"photo": photos[n], "score": float(found.scores[n, t])} for n in best
+                {"photo": good[n], "score": float(found.scores[n, t])} for n in best
             ]
             lines = [f"{one['score']:.3f}  {one['photo']}" for one in scored]
             yield Result(text, lines, {"text": text, "photos": scored})
@@ -189,16 +205,23 @@ def _photos(places: Sequence[str]) -> Iterator[str]:
     Raises:
       InputError: a place does not exist, or has no photo.
     """
+    from pixel_bert_jax.data.images import SUFFIXES
+
     for place in places:
-        path = Path(place).expanduser()
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+        try:
+            path = Path(place).expanduser()
+            folder, there = path.is_dir(), path.exists()
+            inside = sorted(path.iterdir()) if folder else []
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"{place[:100]!r} cannot be read: {error}") from error
+        if folder:
+            inside = [one for one in inside if one.suffix.lower() in SUFFIXES]
             if not inside:
-                raise InputError(f"{path} has no photos ({', '.join(IMAGES)})")
+                raise InputError(f"{path} has no photos ({', '.join(SUFFIXES)})")
             yield from map(str, inside)
-        elif path.suffix.lower() in LISTS:
+        elif there and path.suffix.lower() in LISTS:
             yield from _lines(place)
-        elif path.exists():
+        elif there:
             yield str(path)
         else:
             raise InputError(f"{path} does not exist; expected a photo or a folder")
@@ -211,8 +234,8 @@ def _lines(file: str) -> list[str]:
       InputError: it cannot be read, or is empty.
     """
     try:
-        lines = Path(file).expanduser().read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = Path(file).expanduser().read_text("utf-8-sig").split("\n")
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
     found = [line.strip() for line in lines if line.strip()]
     if not found:

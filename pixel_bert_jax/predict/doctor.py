@@ -62,7 +62,11 @@ def checks() -> Iterator[tuple[bool, str, str]]:
 def _packages() -> tuple[bool, str, str]:
     """Compares installed packages with the versions that were tested."""
     wrong = []
-    for line in importlib.metadata.requires("pixel_bert_jax") or []:
+    try:
+        lines = importlib.metadata.requires("pixel_bert_jax") or []
+    except importlib.metadata.PackageNotFoundError:
+        return False, "packages", "pixel_bert_jax is not installed: pip install -e ."
+    for line in lines:
         wanted = Requirement(line)
         if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue

@@ -10,11 +10,12 @@ take the arrays of `Pretrained.inputs` and go under the caller's own `jax.jit`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from pixel_bert_jax import trees
 from pixel_bert_jax.config import Rules, resolve
 from pixel_bert_jax.convert.photos import is_single, to_pixels
 from pixel_bert_jax.convert.pretrained import Pretrained, from_pretrained
+from pixel_bert_jax.data.images import ImageError
 from pixel_bert_jax.data.text import MASK
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.similarity import SIMILARITIES, Tokens
@@ -44,6 +46,7 @@ TRAINED_BY = {
     "mlm": "configs/pretrain.py",
     CONTRAST: "configs/pretrain.py:photos",
 }
+T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -106,13 +109,20 @@ class Predictor:
         Args:
           pretrained: the model.
           devices: devices over which photos are spread; None: the first one alone.
+
+        Raises:
+          InputError: the variables lack a head that the config names.
         """
         config = resolve(pretrained.config)
+        every = dataclasses.replace(config.eval, sample_pixels=0)  # all pixels
+        config = dataclasses.replace(config, eval=every)
         length = config.data.max_text_length
         spec = TextSpec.of(pretrained.tokenizer, length, pretrained.answers)
         self.pretrained = pretrained
         self.task = Task(config, spec, pretrained.answers)
-        mesh = sharding.make_mesh({"data": -1}, devices or jax.devices()[:1])
+        _check_heads(pretrained, self.task)
+        devices = jax.local_devices()[:1] if devices is None else devices
+        mesh = sharding.make_mesh({"data": -1}, devices)
         self._spread = mesh.size > 1
         whole = NamedSharding(mesh, PartitionSpec())
         self.variables = jax.device_put(pretrained.variables, whole)
@@ -148,14 +158,15 @@ class Predictor:
         """
         self._need("answer", "answers")
         answers = self.pretrained.answers
-        assert answers is not None  # the head could not have been trained
+        assert answers is not None  # checked with the heads
+        _check_top(top_k)
 
-        def best(odds: np.ndarray) -> list[Answer]:
+        def best(out: Batch) -> list[Answer]:
+            odds = out["log_odds"]
             found = np.argsort(-odds, kind="stable")[:top_k]
             return [Answer(answers.answers[n], _sigmoid(odds[n])) for n in found]
 
-        odds = self._of_pairs("answer_odds", image, question)["log_odds"]
-        every = [best(row) for row in odds]
+        every = self._of_pairs("answer_odds", image, self._words(question), best)
         return every[0] if isinstance(question, str) and is_single(image) else every
 
     def match(self, image: Any, texts: str | Sequence[str]) -> float | list[float]:
@@ -173,8 +184,11 @@ class Predictor:
           ImageError: a photo cannot be used.
         """
         self._need("match photos with texts", "itm")
-        odds = self._of_pairs("match", image, texts)["log_odds"]
-        every = [_sigmoid(one) for one in odds]
+
+        def chance(out: Batch) -> float:
+            return _sigmoid(out["log_odds"])
+
+        every = self._of_pairs("match", image, self._words(texts), chance)
         return every[0] if isinstance(texts, str) and is_single(image) else every
 
     def fill_mask(
@@ -196,18 +210,18 @@ class Predictor:
           ImageError: a photo cannot be used.
         """
         self._need("fill in words", "mlm")
-        tokenizer = self.pretrained.tokenizer
-        texts = [text] if isinstance(text, str) else list(text)
-        words = self._words(texts)
+        _check_top(top_k)
+        tokenizer, words = self.pretrained.tokenizer, self._words(text)
         masked = words["text_ids"] == tokenizer.mask_id
         counts = masked.sum(axis=1)
         if not counts.all():
-            plain = texts[int(np.argmin(counts))]
+            plain = _listed(text)[int(np.argmin(counts))]
             raise InputError(f"expected a text with {MASK}, received {plain!r}")
         # All have as many positions as the one that has most; the first is repeated.
         order = np.argsort(~masked, axis=1, kind="stable")[:, : counts.max()]
         valid = np.arange(counts.max()) < counts[:, None]
         words["positions"] = np.where(valid, order, order[:, :1]).astype(np.int32)
+        words["count"] = counts
 
         def best(log_probability: np.ndarray) -> list[Word]:
             found = np.argsort(-log_probability, kind="stable")[:top_k]
@@ -215,12 +229,11 @@ class Predictor:
             chances = np.exp(log_probability[found])
             return [Word(w, float(p)) for w, p in zip(shown, chances, strict=True)]
 
-        found = self._over_pairs("fill", image, words)["log_probability"]
-        out = [
-            [best(row) for row in rows[:count]]
-            for rows, count in zip(found, counts, strict=True)
-        ]
-        return out[0] if isinstance(text, str) and is_single(image) else out
+        def masks(out: Batch) -> list[list[Word]]:
+            return [best(row) for row in out["log_probability"][: out["count"]]]
+
+        every = self._of_pairs("fill", image, words, masks)
+        return every[0] if isinstance(text, str) and is_single(image) else every
 
     def true_or_false(
         self, left: Any, right: Any, statement: str | Sequence[str]
@@ -240,22 +253,25 @@ class Predictor:
           ImageError: a photo cannot be used.
         """
         self._need("judge statements", "truth")
-        texts = [statement] if isinstance(statement, str) else list(statement)
-        sides = [to_pixels(left), to_pixels(right)]
+        words, odds = self._words(statement), []
+        count = len(words["text_ids"])
+        sides = [_photos(left), _photos(right)]
         for side in sides:
-            if len(side) not in (1, len(texts)):
+            if len(side) not in (1, count):
                 raise InputError(
-                    f"expected one photo or as many as statements ({len(texts)}), "
-                    f"received {len(side)}"
+                    f"expected one photo or as many as statements ({count}), received "
+                    f"{len(side)}"
                 )
-        words, odds = self._words(texts), []
-        for rows in _portions(len(texts), PHOTOS // 2):
-            pairs = [side[n % len(side)] for n in rows for side in sides]
-            photos = self._photos(pairs)
+        for rows in _portions(count, PHOTOS // 2):
+            text = {key: _filled(x[rows])[:, None] for key, x in words.items()}
+            pairs = [
+                _pixels(side, n % len(side)) for n in _filled(rows) for side in sides
+            ]
+            photos = self._placed(pairs)
             photos = {k: x.reshape(-1, 2, *x.shape[2:]) for k, x in photos.items()}
-            text = {name: x[rows][:, None] for name, x in words.items()}
-            odds.append(self._run("judge", {**photos, **text})["log_odds"][:, 0])
-        every = [_sigmoid(one) for one in np.concatenate(odds)]
+            found = self._run("judge", {**photos, **text})["log_odds"]
+            odds += found[: len(rows), 0].tolist()
+        every = [_sigmoid(one) for one in odds]
         return every[0] if isinstance(statement, str) else every
 
     def rank(self, images: Any, texts: str | Sequence[str], by: str = "") -> Ranking:
@@ -281,13 +297,12 @@ class Predictor:
             raise InputError(f"by is {by!r}, expected one of {', '.join(names)}")
         self._need("rank", *([by] if by else names))
         head = by or heads[0]
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        words, pixels = self._words(texts), to_pixels(images)
-        scores = np.empty((len(pixels), len(texts)), np.float32)
+        words, photos = self._words(texts), _photos(images)
+        scores = np.empty((len(photos), len(words["text_ids"])), np.float32)
         vectors = self._text_vectors(words) if head == CONTRAST else []
-        for rows in _portions(len(pixels), PHOTOS):
-            photos = self._photos([pixels[n] for n in rows])
-            visual = self._on_devices("pixels", photos)
+        for rows in _portions(len(photos), PHOTOS):
+            arrays = self._placed(_filled([_pixels(photos, n) for n in rows]))
+            visual = self._on_devices("pixels", arrays)
             parts: Iterable[tuple[list[int], Any]]
             if head == CONTRAST:
                 seen = _tokens(self._run("image_vectors", visual))
@@ -316,12 +331,18 @@ class Predictor:
         Raises:
           ImageError: a photo cannot be used.
         """
-        pixels, out = to_pixels(image), []
-        for rows in _portions(len(pixels), PHOTOS):
-            found = self._run("pixels", self._photos([pixels[n] for n in rows]))
+        photos, out = _photos(image), []
+        for rows in _portions(len(photos), PHOTOS):
+            arrays = self._placed(_filled([_pixels(photos, n) for n in rows]))
+            found = self._run("pixels", arrays)
             parts = zip(found["features"], found["pixel_mask"], strict=True)
             out += [x[mask] for x, mask in list(parts)[: len(rows)]]
         return out[0] if is_single(image) else out
+
+    def fits(self, text: str) -> bool:
+        """Returns whether a text has no more tokens than the model takes."""
+        length = self.pretrained.text_length
+        return not self.pretrained.tokenizer.encode([text], length)[1]
 
     def _need(self, what: str, *heads: str) -> None:
         """Raises InputError unless the model has one of some heads."""
@@ -333,63 +354,61 @@ class Predictor:
                 f"heads are {have}. Models trained with {where} have one"
             )
 
-    def _words(self, texts: Sequence[str]) -> Batch:
+    def _words(self, texts: str | Sequence[str]) -> Batch:
         """Returns the arrays of texts, [n, L]; refuses empty ones."""
+        texts = _listed(texts)
         if not texts:
             raise InputError("expected at least one text, received none")
-        for text in texts:
-            if isinstance(text, str) and not text.strip():
-                raise InputError("expected a text, received an empty one")
+        if any(isinstance(text, str) and not text.strip() for text in texts):
+            raise InputError("expected a text, received an empty one")
         return self.pretrained.text_inputs(texts)
 
-    def _photos(self, pixels: Sequence[np.ndarray]) -> Batch:
-        """Returns the arrays of photos, [n', 1, ...]; n' is one of few numbers."""
-        found = self.pretrained.photo_inputs(_filled(pixels))
+    def _placed(self, pixels: Sequence[np.ndarray]) -> Batch:
+        """Returns the arrays of photos, [n, 1, ...]."""
+        found = self.pretrained.photo_inputs(pixels)
         return jax.tree.map(np.asarray, found) if self._spread else found
 
     def _of_pairs(
-        self, name: str, image: Any, text: str | Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        texts = [text] if isinstance(text, str) else list(text)
-        return self._over_pairs(name, image, self._words(texts))
-
-    def _over_pairs(self, name: str, image: Any, words: Batch) -> dict[str, np.ndarray]:
+        self, name: str, image: Any, words: Batch, result: Callable[[Batch], T]
+    ) -> list[T]:
         """Runs a predict function over n photos with a text each.
 
         Args:
           name: key of PREDICTIONS.
-          image: a photo for all texts, which then passes through the CNN once, or n.
-          words: arrays of n texts, or of one for all photos.
+          image: a photo for all texts, which passes through the CNN once for every
+            TEXTS of them, or n.
+          words: arrays of n texts, or of one for all photos; those that the model does
+            not read are passed on to `result`.
+          result: makes a result of the arrays of one pair.
 
         Returns:
-          Arrays [n, ...].
+          The n results.
         """
-        pixels, count = to_pixels(image), len(words["text_ids"])
-        shared = len(pixels) == 1
+        photos, count = _photos(image), len(words["text_ids"])
+        shared = len(photos) == 1
         if count == 1 and not shared:
-            count = len(pixels)
+            count = len(photos)
             words = {key: np.repeat(x, count, axis=0) for key, x in words.items()}
-        if not shared and count != len(pixels):
+        if not shared and count != len(photos):
             raise InputError(
                 "expected one photo, one text, or as many photos as texts, received "
-                f"{len(pixels)} photos and {count} texts"
+                f"{len(photos)} photos and {count} texts"
             )
-        photos, found = self._photos(pixels) if shared else {}, []
+        arrays = self._placed([_pixels(photos, 0)]) if shared else {}
+        results: list[T] = []
         for rows in _portions(count, TEXTS if shared else PHOTOS):
             text = {key: _filled(x[rows]) for key, x in words.items()}
             if shared:
                 text = {key: x[None] for key, x in text.items()}
             else:
-                photos = self._photos([pixels[n] for n in rows])
+                arrays = self._placed(_filled([_pixels(photos, n) for n in rows]))
                 text = {key: x[:, None] for key, x in text.items()}
-            out = self._run(name, {**photos, **text})
-            found.append(
-                {
-                    key: x[0, : len(rows)] if shared else x[: len(rows), 0]
-                    for key, x in out.items()
-                }
-            )
-        return {key: np.concatenate([x[key] for x in found]) for key in found[0]}
+            out = {**text, **self._run(name, {**arrays, **text})}
+            out = {key: x[0] if shared else x[:, 0] for key, x in out.items()}
+            results += [
+                result({key: x[n] for key, x in out.items()}) for n in range(len(rows))
+            ]
+        return results
 
     def _run(self, name: str, batch: Batch) -> dict[str, np.ndarray]:
         """Runs a predict function and returns host arrays, perhaps with padding."""
@@ -420,6 +439,54 @@ class Predictor:
             text = {key: _filled(x[rows])[:, None] for key, x in words.items()}
             out.append((rows, _tokens(self._run("text_vectors", text))))
         return out
+
+
+def _check_heads(pretrained: Pretrained, task: Task) -> None:
+    """Raises InputError unless all heads of the task have variables."""
+    there = pretrained.variables["params"].get("heads", {})
+    for name in task.heads:
+        if name not in there:
+            raise InputError(
+                f"the model's config has the objective {name}, its variables have no "
+                f"such head; they have {', '.join(there) or 'none'}"
+            )
+    answers = pretrained.answers
+    if "answers" in task.heads:
+        classes = trees.flatten(there["answers"])["classifier/bias"].shape[0]
+        known = 0 if answers is None else len(answers)
+        if classes != known:
+            raise InputError(
+                f"the model's head has {classes} answers, its list has {known}"
+            )
+
+
+def _check_top(top_k: int) -> None:
+    if not isinstance(top_k, int) or top_k < 1:
+        raise InputError(f"top_k is {top_k!r}, expected an integer of at least 1")
+
+
+def _listed(texts: str | Sequence[str]) -> list[str]:
+    if not isinstance(texts, str) and not isinstance(texts, Iterable):
+        raise InputError(f"expected a text or several, received {type(texts).__name__}")
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _photos(image: Any) -> list[Any]:
+    """Returns a photo or several as a list, without decoding any."""
+    photos = [image] if is_single(image) else list(image)
+    if not photos:
+        raise InputError("expected at least one photo, received none")
+    return photos
+
+
+def _pixels(photos: list[Any], n: int) -> np.ndarray:
+    """Decodes photo n; in an error, it is told which one of several it is."""
+    try:
+        return to_pixels(photos[n])[0]
+    except ImageError as error:
+        if len(photos) == 1:
+            raise
+        raise ImageError(f"photos[{n}]: {error}") from error
 
 
 def _tokens(found: Batch) -> Tokens:

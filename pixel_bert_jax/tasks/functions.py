@@ -50,9 +50,14 @@ class PredictFunctions:
         """
         self._task, self._mesh, self._rules = task, mesh, rules
         self.alive = alive or (lambda what: None)
+        self._jitted: dict[str, Callable[[Params, Batch], dict[str, Array]]] = {}
 
-    @functools.cache  # noqa: B019 - an instance lives as long as its run
     def _function(self, name: str) -> Callable[[Params, Batch], dict[str, Array]]:
+        if name not in self._jitted:
+            self._jitted[name] = self._make(name)
+        return self._jitted[name]
+
+    def _make(self, name: str) -> Callable[[Params, Batch], dict[str, Array]]:
         predict = PREDICTIONS[name]
 
         @functools.wraps(predict)

@@ -168,6 +168,12 @@ def test_half_of_the_space(model, tmp_path):
         wanted = x.astype(np.float16).astype(np.float32) if x.ndim > 1 else x
         np.testing.assert_array_equal(trees.flatten(found.variables)[path], wanted)
         assert trees.flatten(found.variables)[path].dtype == np.float32
+    again = tmp_path / "again"
+    found.save_pretrained(again)  # as it was
+    assert (again / "model.safetensors").stat().st_size == sizes[0]
+    changed = jax.tree.map(lambda x: x + np.float32(1e-4), found.variables)
+    dataclasses.replace(found, variables=changed).save_pretrained(tmp_path / "changed")
+    assert (tmp_path / "changed/model.safetensors").stat().st_size == sizes[1]
     record = read_record(folder)
     assert record["derived_from"] == read_record(whole) and record["step"] is None
     assert record["variables_sha256"] == trees.digest(found.variables)
@@ -195,6 +201,11 @@ def test_fewer_tokens_compute_the_same(model, tmp_path):
         for row, token in enumerate(found.tokenizer.vocabulary):
             old = model.tokenizer.vocabulary.index(token)
             np.testing.assert_array_equal(part[row], whole[old])
+    listed = tmp_path / "tokens.txt"
+    listed.write_text("a\r\nred\n")
+    assert vocabulary.read_tokens(listed) == ["a", "red"]
+    with pytest.raises(InputError, match="cannot be read"):
+        vocabulary.read_tokens(tmp_path / "none")
     with pytest.raises(InputError, match="1 of the tokens, such as 'zebra'"):
         vocabulary.keep_tokens(model, ["zebra", "a"])
 
@@ -211,8 +222,11 @@ def test_measured_metrics_come_into_the_card(folder, tmp_path, capsys):
     assert (result.metric_type, result.metric_value) == ("match", 0.75)
     assert read_record(half)["figures"] == {"scenes/match": 0.75, "scenes/words": None}
     assert from_pretrained(half).provenance["derived_from"]["step"] == 7
-    file.write_text("{}")
-    assert convert.main(["figures", str(half), str(file)]) == 2
+    file.write_text(json.dumps({"scenes/match": 0.5, "scenes/x": None}))
+    assert convert.main(["figures", str(half), str(file)]) == 0
+    for wrong in ("{}", '{"a": true}', '{"a": "b"}'):
+        file.write_text(wrong)
+        assert convert.main(["figures", str(half), str(file)]) == 2
     assert convert.main(["figures", str(half), str(tmp_path / "none")]) == 2
     assert "cannot be read" in capsys.readouterr().err
 

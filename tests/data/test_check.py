@@ -27,6 +27,7 @@ def test_a_good_folder_is_counted(folder, capsys):
     assert main(["check", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "captions.csv: 7 photos, 7 captions to train; 1 photos, 1 cap" in out
+    assert "questions.csv: 7 photos, 7 questions to train; 1 photos, 1 q" in out
     assert f"1 photos are in no table, such as {folder / 'spare.png'}" in out
     assert "8 photos are whole" in out
 
@@ -51,6 +52,24 @@ def test_all_faults_are_found_at_once(folder, capsys):
         f"{folder / '6.jpg'}: ",
     ):
         assert fault in err, fault
+
+
+def test_tables_that_contradict_each_other(folder, capsys):
+    for name, text, held in (("captions", "caption", 0), ("questions", "question", 3)):
+        answer = ",answer" if name == "questions" else ""
+        rows = [f"image,{text}{answer},split"]
+        for n in range(8):
+            split = "evaluate" if n == held else "train"
+            rows.append(f"{n}.jpg,a{',b' if answer else ''},{split}")
+        (folder / f"{name}.csv").write_text("\n".join(rows))
+    assert main(["check", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert "2 x photo that one table trains on and the other holds out" in err
+    (folder / "questions.csv").unlink()
+    rows = ["image,caption,split", *(f"{n}.jpg,a,train" for n in range(8))]
+    (folder / "captions.csv").write_text("\n".join(rows))
+    assert main(["check", str(folder)]) == 2
+    assert "table without a photo of a split" in capsys.readouterr().err
 
 
 def test_what_is_no_folder_of_photos(tmp_path, capsys):

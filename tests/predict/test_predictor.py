@@ -3,6 +3,8 @@
 import concurrent.futures
 import dataclasses
 import functools
+import gc
+import weakref
 
 import jax
 import numpy as np
@@ -122,6 +124,9 @@ def test_statements_are_judged_as_in_the_evaluation(repository):
     found = predictor.true_or_false(left, right, statements)
     assert len(found) > 30 and np.ptp(found) > 0.05
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for count in (1, 3, 5, 13):  # numbers that need padding
+        some = predictor.true_or_false(left[:count], right[:count], statements[:count])
+        np.testing.assert_allclose(some, found[:count], atol=1e-5)
     one = predictor.true_or_false(left[1], right[1], statements[1])
     assert one == pytest.approx(found[1], abs=1e-5)
     swapped = predictor.true_or_false(right[1], left[1], statements[1])
@@ -251,6 +256,14 @@ def test_what_it_refuses(published, scenes, tmp_path):
         (lambda: published.match(photo, []), "at least one text"),
         (lambda: published.match(photo, "red " * 2500), "more than 22 tokens"),
         (lambda: published.match([photo] * 3, ["a", "b"]), "3 photos and 2 texts"),
+        (lambda: published.match([], "a"), "at least one photo"),
+        (lambda: published.rank([], ["a", "b"]), "at least one photo"),
+        (lambda: published.encode([]), "at least one photo"),
+        (lambda: published.match(photo, None), "received NoneType"),
+        (lambda: published.match(photo, [3]), "received int"),
+        (lambda: published.match(photo, "a \ud800"), "half a character"),
+        (lambda: published.fill_mask(photo, "a [MASK]", top_k=0), "top_k is 0"),
+        (lambda: published.fill_mask(photo, "a [MASK]", top_k=1.5), "top_k is 1.5"),
     ):
         with pytest.raises(InputError, match=message):
             call()
@@ -258,3 +271,32 @@ def test_what_it_refuses(published, scenes, tmp_path):
     broken.write_bytes(b"")
     with pytest.raises(ImageError):
         published.match(broken, "a ring")
+    with pytest.raises(ImageError, match=r"photos\[1\]: the file is empty"):
+        published.rank([photo, broken], "a ring")
+
+
+def test_a_config_may_sample_pixels_in_its_evaluations(repository, published, scenes):
+    found = load(repository)
+    evaluation = found.config["eval"] | {"sample_pixels": 5}
+    other = dataclasses.replace(found, config=found.config | {"eval": evaluation})
+    photos, captions = scenes
+    assert Predictor(other).match(photos[0], captions[0]) == pytest.approx(
+        published.match(photos[0], captions[0]), abs=1e-6
+    )
+
+
+def test_heads_that_the_config_names_have_to_be_there(repository):
+    found = load(repository)
+    objectives = found.config["objectives"] | {"contrast": {"weight": 1.0}}
+    other = dataclasses.replace(found, config=found.config | {"objectives": objectives})
+    with pytest.raises(InputError, match="objective contrast, its variables have no"):
+        Predictor(other)
+
+
+def test_what_is_not_used_any_more_is_freed(repository):
+    predictor = Predictor(load(repository))
+    predictor.encode(np.zeros((112, 96, 3), np.uint8))
+    task = weakref.ref(predictor.task)
+    del predictor
+    gc.collect()
+    assert task() is None

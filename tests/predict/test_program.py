@@ -1,6 +1,7 @@
 """`pixel-bert`: what it prints, and what it says of input that it cannot use."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -80,9 +81,46 @@ def test_a_bad_photo_is_named_and_the_others_are_done(run, photos):
     assert err.startswith(f"error: {photos / 'b.png'}: ") and err.count("\n") == 1
 
 
+def test_rank_names_bad_photos_and_does_the_others(run, photos):
+    (photos / "b.png").write_bytes(b"")
+    code, lines, err = run("rank", photos, "--text=a red ring", "--json")
+    assert code == 2 and err.count("\n") == 1 and f"{photos / 'b.png'}: " in err
+    good = [json.loads(line).get("photo") for line in lines if "texts" in line]
+    assert good == [str(photos / "a.jpg"), str(photos / "c.png")]
+
+
+def test_a_list_from_another_system(run, photos):
+    listed = photos / "list.txt"
+    content = f"{photos / 'a.jpg'}\r\n{photos / 'c.png'}\r\n"
+    listed.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    code, lines, _ = run("match", listed, "a red ring", "--json")
+    assert code == 0 and len(lines) == 2
+
+
+def test_examples_of_the_help_parse():
+    examples = [line for line in program.__doc__.splitlines() if "    pixel-b" in line]
+    assert len(examples) == 5
+    for example in examples:
+        program.parser().parse_args(shlex.split(example)[1:])
+
+
+def test_a_reader_that_has_enough(repository, photos):
+    command = [sys.executable, "-m", "pixel_bert_jax.predict", "match", str(photos)]
+    command += ["a ring", f"--model={repository / CHECKPOINT}"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as done:
+        done.stdout.readline()
+        done.stdout.close()
+        err = done.stderr.read()
+        assert done.wait() == 0 and not err, err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("match", "x" * 300, "a"), "cannot be read"),
+        (("match", "~no_such_user/a.jpg", "a"), "cannot be read"),
         (("match", "none.jpg", "a"), "none.jpg does not exist; expected a photo"),
         (("match", "FOLDER/notes.md", "a"), "neither a JPEG nor"),
         (("match", "FOLDER/a.jpg", ""), "received an empty one"),

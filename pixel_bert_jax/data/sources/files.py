@@ -149,7 +149,7 @@ class AnnotatedPhotos(base.Source):
             self.problems.add("caption that is no text", f"{where}: {text!r}")
         elif not text.strip():
             self.problems.add("empty caption", f"{where}: {text!r}")
-        elif not _is_unicode(text):
+        elif not is_unicode(text):
             self.problems.add("caption with half a character", f"{where}: {text!r}")
         else:
             return True
@@ -380,7 +380,7 @@ def resolve(
     return path
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Returns whether a text can be encoded: JSON may contain lone surrogates."""
     try:
         text.encode()

@@ -6,10 +6,13 @@
     a.jpg,a dog sleeps                  a.jpg,how many dogs?,1
 
 or captions.jsonl and questions.jsonl with the same fields in each line's object. A
-photo may have any number of rows; "image" is its path relative to the folder. Rows of
-questions without an answer are for prediction. A further column is "split" ("train" or
-"evaluate"), for all rows or for none. Without it, a tenth of the photos is held out:
-those whose paths have the smallest SHA-256, so that they are the same ones everywhere.
+photo may have any number of rows; "image" is its path relative to the folder. Answers
+are normalised as VQA's evaluator does. Rows of questions without an answer are for
+prediction. A further column is "split" ("train" or "evaluate"), for all rows or for
+none. Without it, about a tenth of the photos is held out: those whose path's SHA-256
+begins with a number below a tenth, so that they are the same in both tables, on every
+machine, and when photos are added. If there is none in either table, it is the photo
+with the smallest one.
 """
 
 from __future__ import annotations
@@ -17,19 +20,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
+import posixpath
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pixel_bert_jax.data.sources import base, files
+from pixel_bert_jax.data.vqa_answers import clean, normalise
 from pixel_bert_jax.types import InputError, nearest
 
 KINDS = {"captions": ("image", "caption"), "questions": ("image", "question")}
 OPTIONAL = {"captions": ("split",), "questions": ("answer", "split")}
 ENDS = (".csv", ".jsonl")
 SPLITS = ("train", "evaluate")
-HELD_OUT = 0.1  # share of the photos, if no row has a split
+HELD_OUT = 0.1  # share of all photos, if no row has a split
 PEOPLE = 10  # answers to each question in VQA's format, here all equal
 
 
@@ -83,15 +87,22 @@ class OwnPhotos(files.JsonPhotos):
                 self.captions.append((row.image, row.text))
                 continue
             annotation = {"question_id": number, "image_id": numbers[row.image]}
-            if row.answer:
+            answer = normalise(clean(row.answer)).replace(",", "")
+            if answer:
                 annotation |= {
                     "question_type": "own",
                     "answer_type": "own",
-                    "multiple_choice_answer": row.answer,
-                    "answers": [{"answer": row.answer}] * PEOPLE,
+                    "multiple_choice_answer": answer,
+                    "answers": [
+                        {"answer": answer, "answer_id": n} for n in range(PEOPLE)
+                    ],
                 }
+            elif row.answer:
+                fault = "answer of which normalisation leaves nothing"
+                self.problems.add(fault, f"{self._at(row)}: {row.answer!r}")
+                continue
             elif self.split != "predict":
-                self.problems.add("question without an answer", row.where)
+                self.problems.add("question without an answer", self._at(row))
                 continue
             self.captions.append((row.image, row.text, annotation))
 
@@ -105,20 +116,29 @@ class OwnPhotos(files.JsonPhotos):
             for row in rows:
                 if row.split != named.get(row.image):
                     fault = "photo in two splits" if row.split else "row without split"
-                    self.problems.add(fault, row.where)
+                    self.problems.add(fault, self._at(row))
             return {photo for photo, split in named.items() if split == self.split}
-        if len(photos) < 2 and not self.problems:
+        every = set(photos)
+        for kind, table in find(self.folder).items():  # so that both hold out the same
+            if kind != self.kind:
+                other = OwnPhotos(self.name, table, self.folder, kind, self.split)
+                every |= {row.image for row in other._rows()}
+        if len(every) < 2 and not self.problems:
             raise InputError(
-                f"{self.annotations[0]}: {len(photos)} photos, expected at least 2, of "
+                f"{self.annotations[0]}: {len(every)} photos, expected at least 2, of "
                 "which one is held out"
             )
-        photos.sort(key=lambda path: hashlib.sha256(path.encode()).hexdigest())
-        count = math.ceil(len(photos) * HELD_OUT)
-        held_out = self.split == "evaluate"
+        held_out = {photo for photo in every if _share(photo) < HELD_OUT}
+        held_out = held_out or {min(every, key=_share, default="")}
+        count = len(held_out.intersection(photos))
         self.notes.append(
             f"{count} of {len(photos)} photos are held out, chosen by their paths"
         )
-        return set(photos[:count] if held_out else photos[count:])
+        evaluated = self.split == "evaluate"
+        return {photo for photo in photos if (photo in held_out) == evaluated}
+
+    def _at(self, row: Row) -> str:
+        return f"{self.annotations[0]}, {row.where}"
 
     def _rows(self) -> Iterator[Row]:
         """Yields the rows; adds faults to `problems`."""
@@ -130,14 +150,13 @@ class OwnPhotos(files.JsonPhotos):
             if fault:
                 self.problems.add(fault, f"{path}, {where}: {str(record)[:120]}")
                 continue
-            values = {field: record.get(field) or "" for field in known}
-            text = values[required[1]]
+            answer, split = record.get("answer"), record.get("split")
             yield Row(
                 where,
-                values["image"],
-                text,
-                str(values.get("answer", "")).strip(),
-                values["split"],
+                posixpath.normpath(record["image"].strip()),
+                record[required[1]],
+                "" if answer is None else str(answer).strip(),
+                (split or "").strip(),
             )
 
 
@@ -194,7 +213,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any, str]]:
         for number, line in files.lines(path):
             if line.strip():
                 fault, record = files.parse_line(line)
-                yield f"line {number}", record or line.strip(), fault
+                yield f"line {number}", line.strip() if fault else record, fault
         return
     text = "".join(line for _, line in files.lines(path))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -206,6 +225,9 @@ def _records(path: Path) -> Iterator[tuple[str, Any, str]]:
                 continue
             if not header:
                 header = [value.strip() for value in values]
+                if twice := {name for name in header if header.count(name) > 1}:
+                    yield where, values, f"column {min(twice)!r} that comes twice"
+                    return
             elif len(values) != len(header):
                 fault = f"row that has not {len(header)} columns as the first"
                 yield where, values, fault
@@ -223,13 +245,24 @@ def _fault(record: Any, required: tuple[str, str], known: tuple[str, ...]) -> st
     for field in required:
         if field not in record:
             return f"row without {field!r}"
-    answer = record.get("answer", "")
+    answer = record.get("answer")
     numbers = isinstance(answer, int | float) and not isinstance(answer, bool)
-    if not isinstance(answer, str) and not numbers:
+    if not (answer is None or isinstance(answer, str) or numbers):
         return "answer that is neither a text nor a number"
-    if not isinstance(record["image"], str) or not record["image"].strip():
+    image = record["image"]
+    if not isinstance(image, str) or not image.strip():
         return "row without the path of a photo"
-    split = record.get("split") or ""
-    if split and split not in SPLITS:
+    if "\0" in image or not files.is_unicode(image):
+        return "path with characters that no file has"
+    path = posixpath.normpath(image.strip())
+    if path.startswith(("/", "../")) or path in (".", ".."):
+        return "path that is not inside the folder"
+    split = record.get("split")
+    if split and (not isinstance(split, str) or split.strip() not in ("", *SPLITS)):
         return f"split {str(split)[:30]!r}; expected {' or '.join(SPLITS)}"
     return ""
+
+
+def _share(path: str) -> float:
+    """Returns a number in [0, 1) that the path alone decides."""
+    return int(hashlib.sha256(path.encode()).hexdigest()[:8], 16) / 2**32

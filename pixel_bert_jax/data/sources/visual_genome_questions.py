@@ -57,7 +57,9 @@ class VisualGenomeQuestions(visual_genome.VisualGenomeSource):
                         "question_type": "visual genome",
                         "answer_type": "other",
                         "multiple_choice_answer": answer,
-                        "answers": [{"answer": answer}] * PEOPLE,
+                        "answers": [
+                            {"answer": answer, "answer_id": n} for n in range(PEOPLE)
+                        ],
                     },
                 )
 

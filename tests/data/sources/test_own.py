@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from pixel_bert_jax.data.index import build_or_open
 from pixel_bert_jax.data.sources import SOURCES, own
+from pixel_bert_jax.data.vqa_answers import count_vocabulary
+from pixel_bert_jax.evaluators.vqa_accuracy import question_score
 from pixel_bert_jax.types import InputError
 from tests.data.conftest import encoded, photo
 
@@ -40,7 +43,7 @@ def listed(one):
 def test_a_tenth_is_held_out_and_no_photo_is_on_both_sides(folder, tokenizer, tmp_path):
     train, texts = listed(source(folder))
     held, held_texts = listed(source(folder, "evaluate"))
-    assert len(held) == 2 and len(train) == 18 and not set(held) & set(train)
+    assert held and len(held) + len(train) == COUNT and not set(held) & set(train)
     assert len(texts) + len(held_texts) == COUNT + 5
     assert ("sub/00.jpg", "A cat, number 0") in texts + held_texts
     # The same whatever the order of the rows.
@@ -48,20 +51,69 @@ def test_a_tenth_is_held_out_and_no_photo_is_on_both_sides(folder, tokenizer, tm
     (folder / "captions.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
     assert set(listed(source(folder, "evaluate"))[0]) == set(held)
     index = build_or_open([source(folder)], tokenizer, 8, tmp_path / "index")
-    assert len(index.sizes) == 18
-    # Questions of the same photos are split alike.
-    asked, _ = listed(source(folder, "evaluate", "questions"))
-    assert set(asked) == set(held)
+    assert len(index.sizes) == len(train)
+    # Questions about some of the photos are split alike.
+    questions = folder / "questions.csv"
+    kept = questions.read_text().splitlines()[:8]
+    questions.write_text("\n".join(kept))
+    asked, _ = listed(source(folder, "train", "questions"))
+    assert asked and not set(asked) & set(held)
+
+
+def test_a_tenth_of_many_photos_is_held_out_and_stays_so():
+    names = [f"{n}.jpg" for n in range(3000)]
+    shares = np.array([own._share(name) for name in names])
+    assert abs((shares < own.HELD_OUT).mean() - 0.1) < 0.02
+
+
+def test_photos_have_one_name(folder):
+    rows = ["./01.jpg,a cat", " 01.jpg ,the cat", "sub/../03.jpg,a dog", "05.jpg,x"]
+    (folder / "captions.csv").write_text("\n".join(["image,caption", *rows]))
+    (folder / "questions.csv").unlink()
+    found = [listed(source(folder, split)) for split in ("train", "evaluate")]
+    images = [key for keys, _ in found for key in keys]
+    assert sorted(images) == ["01.jpg", "03.jpg", "05.jpg"]
+    assert sum(len(texts) for _, texts in found) == 4
 
 
 def test_questions_have_answers_in_the_form_of_vqa(folder):
     _, texts = listed(source(folder, texts="questions"))
     key, text, annotation = texts[0]
     assert text == "what is it?" and annotation["multiple_choice_answer"] == "cat"
-    assert [a["answer"] for a in annotation["answers"]] == ["cat"] * 10
-    assert len({t[2]["question_id"] for t in texts}) == len(texts) == 18
+    assert question_score("cat", annotation) == 1
+    assert question_score("dog", annotation) == 0
+    assert len({t[2]["question_id"] for t in texts}) == len(texts) >= 15
     images, texts = listed(source(folder, "predict", "questions"))
     assert len(images) == len(texts) == COUNT and key in images
+
+
+def test_answers_are_normalised_as_their_vocabulary_is(folder):
+    answers = ["Dog", "two", "a cat", '"2,000"', "yes.", "", "the"]
+    names = ["sub/00.jpg", "01.jpg", "sub/02.jpg", "03.jpg", "sub/04.jpg", "05.jpg"]
+    rows = [f"{n},what?,{a}" for n, a in zip([*names, "07.jpg"], answers, strict=True)]
+    (folder / "questions.csv").write_text("\n".join(["image,question,answer", *rows]))
+    one = source(folder, "predict", "questions")
+    _, texts = listed(one)
+    found = [t[2].get("multiple_choice_answer") for t in texts]
+    assert found == ["dog", "2", "cat", "2000", "yes", None]
+    assert one.problems.count == {"answer of which normalisation leaves nothing": 1}
+    vocabulary = count_vocabulary(filter(None, found), 1)
+    for _, _, annotation in texts[:5]:
+        human = [a["answer"] for a in annotation["answers"]]
+        assert list(vocabulary.targets(human).values()) == [1.0]
+
+
+def test_numbers_and_null_as_json_answers(folder):
+    (folder / "questions.csv").unlink()
+    records = [
+        {"image": "01.jpg", "question": "how many?", "answer": 0},
+        {"image": "03.jpg", "question": "what?", "answer": None},
+    ]
+    path = folder / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    _, texts = listed(source(folder, "predict", "questions"))
+    assert texts[0][2]["multiple_choice_answer"] == "0"
+    assert "answers" not in texts[1][2]
 
 
 def test_json_lines_say_the_same(folder):
@@ -101,13 +153,35 @@ def test_splits_of_ones_own(folder):
         ("image,caption,split\n01.jpg,a,train\n01.jpg,b,evaluate", "in two splits"),
         ("image,caption,split\n01.jpg,a,train\n03.jpg,b,", "row without split"),
         ('image,caption\n01.jpg,"a\n03.jpg,b', "broken csv"),
+        ("image,caption,caption\n01.jpg,a,b", "column 'caption' that comes twice"),
+        ("image,caption\n/etc/01.jpg,a\n03.jpg,b", "not inside the folder"),
+        ("image,caption\n../01.jpg,a\n03.jpg,b", "not inside the folder"),
+        ("image;caption\n01.jpg;a\n03.jpg;b", "unknown column 'image;caption'"),
     ],
 )
 def test_a_broken_row_is_named(folder, tokenizer, tmp_path, text, fault):
     (folder / "captions.csv").write_text(text)
     with pytest.raises(InputError) as raised:
         build_or_open([source(folder)], tokenizer, 8, tmp_path / "index")
-    assert fault in str(raised.value) and "line " in str(raised.value)
+    assert fault in str(raised.value) and "captions.csv, line " in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"image": "\\ud800.png", "caption": "a"}', "characters that no file has"),
+        ('{"image": "a\\u0000.png", "caption": "a"}', "characters that no file has"),
+        ("{}", "row without 'image'"),
+        ("[1]", "no json object"),
+        ("{", "no json"),
+    ],
+)
+def test_a_broken_line_is_named(folder, tokenizer, tmp_path, line, fault):
+    (folder / "captions.csv").unlink()
+    good = '{"image": "01.jpg", "caption": "a"}'
+    (folder / "captions.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(InputError, match=fault):
+        build_or_open([source(folder)], tokenizer, 8, tmp_path / "index")
 
 
 def test_what_is_missing(folder, tmp_path):
