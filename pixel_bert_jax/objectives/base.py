@@ -80,12 +80,16 @@ class Inputs(NamedTuple):
       passes: results of the passes that the objective needs, by name.
       heads: the model's heads.
       carried: the objective's own carried state, {} if it has none.
+      share: gives every device of the mesh the whole of an array, for losses that
+        compare examples of different devices. Texts are to be shared, never pixels,
+        which are many times larger.
     """
 
     view: View
     passes: Mapping[str, Any]
     heads: Heads
     carried: Params
+    share: Callable[[Array], Array] = lambda x: x
 
 
 class Loss(NamedTuple):

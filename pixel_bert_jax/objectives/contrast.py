@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import logsumexp
@@ -62,6 +63,8 @@ class Contrast(Objective):
         images, texts, scale = inputs.heads["contrast"](
             passes["pixels_alone"], passes["text_alone"]
         )
+        # Left to itself, the compiler would move pixels instead of words.
+        texts = jax.tree.map(inputs.share, texts)
         logits = SIMILARITIES[self.similarity](images, texts) * scale  # [G, G K]
         shown, real = view.image_id[:, 0], view.mask.reshape(-1)
         owners = jnp.where(real, jnp.repeat(shown, view.mask.shape[1]), -1)

@@ -6,7 +6,7 @@ fusion transformer runs once per distinct view.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -194,8 +194,12 @@ class Task:
         step: Array,
         *,
         micro: Any,
+        share: Callable[[Array], Array] = lambda x: x,
     ) -> Losses:
-        """Runs a forward pass over micro-batch number `micro` in training mode."""
+        """Runs a forward pass over micro-batch number `micro` in training mode.
+
+        `share` gives every device the whole of an array; see `objectives.base.Inputs`.
+        """
         forward = Forward(self.model, variables, batch, views, key, step, micro=micro)
         for objective in self.objectives:  # all passes, then all losses
             for name in objective.needs:
@@ -204,7 +208,7 @@ class Task:
         metrics: Sums = {}
         updates: dict[str, Params] = {}
         for objective in self.objectives:
-            loss = self._loss(objective, forward, carried)
+            loss = self._loss(objective, forward, carried, share)
             totals[objective.name] = loss.total
             metrics[f"{objective.name}/loss"] = loss.total, loss.count
             for name, value in loss.metrics.items():
@@ -213,7 +217,13 @@ class Task:
                 updates[objective.name] = loss.updates
         return Losses(totals, metrics, forward.moments, updates)
 
-    def _loss(self, objective: Any, forward: Forward, carried: Params) -> Any:
+    def _loss(
+        self,
+        objective: Any,
+        forward: Forward,
+        carried: Params,
+        share: Callable[[Array], Array] = lambda x: x,
+    ) -> Any:
         passes = {
             name: forward.result(name, objective.view) for name in objective.needs
         }
@@ -223,6 +233,7 @@ class Task:
                 passes=passes,
                 heads=forward.heads,
                 carried=carried.get(objective.name, {}),
+                share=share,
             )
         )
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pixel_bert_jax import trees
 from pixel_bert_jax.config import Config
@@ -118,6 +118,10 @@ def build_gradients(
 ) -> Callable[[TrainState, Batch], Gradients]:
     """Returns the function (state, batch) -> `Gradients`."""
     split = NamedSharding(mesh, sharding.BATCH_SPEC)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def share(x: Array) -> Array:
+        return jax.lax.with_sharding_constraint(x, everywhere)
 
     def gradients(state: TrainState, batch: Batch) -> Gradients:
         accumulate = batch["example_mask"].shape[0]
@@ -150,6 +154,7 @@ def build_gradients(
                 state.rng,
                 state.step,
                 micro=micro,
+                share=share,
             )
             # A sum divided by the count of the whole batch: micro-batches just add.
             total = sum(

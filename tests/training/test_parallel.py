@@ -99,6 +99,41 @@ def test_no_collective_carries_images_or_visual_tokens(fsdp, accumulate):
     assert moved(text, shapes) == []
 
 
+@functools.cache
+def contrasted(devices, similarity):
+    """Returns the run, its first state and its compiled step; contrast alone."""
+    fields = {"weight": 1.0, "similarity": similarity}
+    run = small.run(devices, 1, 1, objectives={"contrast": fields})
+    state = run.state()
+    return run, state, run.step(state, run.place(small.batch(GROUPS, TEXTS), 1))
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize("similarity", ["max_mean", "cosine", "scan_t2i_lse"])
+def test_texts_travel_and_pixels_stay(similarity):
+    run, _, step = contrasted(8, similarity)
+    shapes = [leaf.shape for leaf in trees.flatten(run.target.params).values()]
+    shapes += [(small.LENGTH, 16), (16, 2, 8), (2, 8, 16), (2, 8)]  # split heads
+    texts = GROUPS, TEXTS, small.LENGTH
+    flat = GROUPS * TEXTS, small.LENGTH
+    shapes += [(*texts, 16), (*flat, 16), flat, (*flat, small.LENGTH), (flat[0], 16)]
+    assert moved(step.as_text(), shapes) == []
+
+
+@pytest.mark.runs
+def test_contrast_on_eight_devices_is_that_on_one():
+    found = []
+    for devices in (1, 8):
+        run, _, step = contrasted(devices, "max_mean")
+        values = []
+        for seed in range(3):  # always from the first state: rounding would add up
+            batch = run.place(small.batch(GROUPS, TEXTS, seed=seed), 1)
+            _, sums = step(run.state(), batch)
+            values.append([float(sums[n][0]) for n in ("loss", "gradient_norm")])
+        found.append(values)
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
 @pytest.mark.runs
 def test_model_splits_each_encoder_layer_and_sums_its_two_parts():
     """The two sums forward of Megatron-LM (arXiv 1909.08053, figure 3), nothing else.
