@@ -23,7 +23,7 @@ def depthwise(
     """Convolves each channel with its own kernel, as `lax.conv_general_dilated` does.
 
     XLA computes such convolutions on CPUs by a loop over single numbers. There, a sum
-    of shifted products takes a twentieth of the time (docs/results.md).
+    of shifted products takes less than a tenth of the time (docs/results.md).
 
     Args:
       x: [N, H, W, C].
