@@ -210,7 +210,7 @@ def photos():
         config.objectives = dict(
             mlm=dict(weight=1.0, on_swapped=False),
             itm=dict(weight=1.0),
-            contrast=dict(weight=1.0),
+            contrast=dict(weight=1.0, similarity="max_mean"),
         )
     config.model.norm = "frozen"
     config.model.features = 384
