@@ -46,6 +46,7 @@ LAYERS = {
     "data.features": 1,
     "data.packages": 1,
     "data.overlap": 1,
+    "data.__main__": 2,
     "data.sources": 1,
     "data.targets": 1,
     "data.vqa_answers": 1,

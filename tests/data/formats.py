@@ -35,6 +35,15 @@ def _jsonl(root):
     return {"annotations": "a.jsonl"}, [f"{n}.jpg" for n in range(COUNT)]
 
 
+def _own(root):
+    lines = [
+        json.dumps({"image": f"{n}.jpg", "caption": "a cat", "split": "train"})
+        for n in range(COUNT)
+    ]
+    (root / "captions.jsonl").write_text("\n".join(lines))
+    return {"texts": "captions"}, [f"{n}.jpg" for n in range(COUNT)]
+
+
 def _karpathy(root):
     images = [
         {
@@ -115,6 +124,7 @@ FORMATS = {
     "jsonl": _jsonl,
     "karpathy": _karpathy,
     "nlvr2": _nlvr2,
+    "own": _own,
     "visual_genome": _visual_genome,
     "visual_genome_questions": _visual_genome_questions,
     "vqa": _vqa,

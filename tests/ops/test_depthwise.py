@@ -9,16 +9,20 @@ from jax import lax
 from pixel_bert_jax.ops.depthwise import NHWC, depthwise
 
 
-@pytest.mark.parametrize("size", [(7, 8), (1, 3)])
-@pytest.mark.parametrize("side", [3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("padding", ["VALID", "half", "one side"])
+@pytest.mark.parametrize(
+    ("size", "side", "stride", "padding"),
+    [
+        ((7, 8), 3, 1, "half"),
+        ((1, 3), 5, 1, "half"),
+        ((7, 8), 5, 2, "VALID"),
+        ((8, 7), 3, 2, "one side"),
+        ((1, 3), 5, 2, "one side"),
+    ],
+)
 def test_it_is_the_convolution_of_lax(size, side, stride, padding):
     around = {"VALID": "VALID", "half": [(side // 2,) * 2] * 2}.get(
         padding, [(0, side), (side - 1, 0)]
     )
-    if padding == "VALID" and min(size) < side:
-        pytest.skip("no output")
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *size, 6)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(side, side, 1, 6)), jnp.float32)

@@ -19,6 +19,8 @@ from pixel_bert_jax.experiment import Experiment
 from pixel_bert_jax.tasks import PREDICTIONS
 from pixel_bert_jax.types import InputError
 
+# Several programs are compiled; `test_program.py` uses Predictor among the quick tests.
+pytestmark = pytest.mark.runs
 EXAMPLES = 200
 CHECKPOINT = "checkpoints/scenes_tiny_long"
 CANVASES = ("112x112",)  # for scenes of every shape: fewer programs to compile
@@ -86,7 +88,6 @@ def texts_of(batch, index):
         yield g, k, int(batch["example_id"][g, k, 1])
 
 
-@pytest.mark.runs
 def test_answers_are_those_of_the_evaluation(repository):
     predictor, run, variables = made(repository, vqa)
     photos, questions, wanted = [], [], []
@@ -111,7 +112,6 @@ def test_answers_are_those_of_the_evaluation(repository):
     assert odds == sorted(odds, reverse=True)
 
 
-@pytest.mark.runs
 def test_statements_are_judged_as_in_the_evaluation(repository):
     predictor, run, variables = made(repository, nlvr2)
     left, right, statements, wanted = [], [], [], []
@@ -133,7 +133,6 @@ def test_statements_are_judged_as_in_the_evaluation(repository):
     assert abs(swapped - one) > 1e-4  # which photo is which is part of the question
 
 
-@pytest.mark.runs
 @pytest.mark.parametrize("head", ["retrieval", "contrast"])
 def test_rankings_are_those_of_the_evaluation(repository, head):
     predictor, run, variables = made(repository, retrieval, **{head: {"weight": 1.0}})
@@ -152,7 +151,6 @@ def test_rankings_are_those_of_the_evaluation(repository, head):
     assert alone.scores == pytest.approx(scores[4, 7], abs=2e-5)
 
 
-@pytest.mark.runs
 def test_words_and_matches_are_those_of_the_evaluation(repository, published):
     config = pretrain.get_config("tiny_long").to_dict()
     config["data"]["scenes"]["evaluate_scenes"] = 40

@@ -86,11 +86,12 @@ def test_several_processes_train_as_one(alone, tmp_path, processes, mesh):
     assert all("step 1/" not in outcome.output for outcome in found[1:])
 
 
-def test_several_processes_share_the_work_of_a_frozen_cnn(tmp_path):
+def test_several_processes_share_the_work_of_a_frozen_cnn(alone, tmp_path):
     def flags(name):
         rules = "(('backbone/.*', 'frozen'), ('.*', 'transformer'))"
         return [
-            *runs.place(tmp_path / name, tmp_path / "index"),
+            *runs.place(tmp_path / name, alone / "index"),
+            f"--config.init.model={alone / 'run'}",
             "--config.data.cache_features=True",
             f"--config.data.feature_dir={tmp_path / name / 'features'}",
             "--config.model.norm=frozen",

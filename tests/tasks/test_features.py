@@ -246,23 +246,30 @@ def test_frozen_stages_are_enough(tmp_path):
 
 @pytest.mark.runs
 def test_faults_of_kept_features_by_the_command_line(tmp_path):
-    kept = tmp_path / "features"
+    kept, index = tmp_path / "features", tmp_path / "index"
+    short = (
+        "--config.total=1 steps",
+        "--config.optim.warmup=1 steps",
+        "--config.eval.every=0 steps",
+        "--config.checkpoint.best_metric=",
+    )
+    # A CNN to freeze: one that nothing has trained is refused.
+    assert runs.run(*runs.place(tmp_path / "model", index), *short).code == 0
 
     def launch(name, folder=kept):
         rules = "(('backbone/.*', 'frozen'), ('.*', 'transformer'))"
         return runs.run(
-            *runs.place(tmp_path / name, tmp_path / "index"),
+            *runs.place(tmp_path / name, index),
+            *short,
+            f"--config.init.model={tmp_path / 'model'}",
             "--config.data.cache_features=True",
             f"--config.data.feature_dir={folder}",
             "--config.model.norm=frozen",
             f"--config.optim.rules={rules}",
-            "--config.total=1 steps",
-            "--config.optim.warmup=1 steps",
-            "--config.eval.every=0 steps",
-            "--config.checkpoint.best_metric=",
         )
 
-    assert launch("good").code == 0
+    good = launch("good")
+    assert good.code == 0, good.output
     files = sorted(kept.rglob("*.bin"))
     assert len(files) == 48
     content = files[5].read_bytes()

@@ -192,4 +192,4 @@ def test_every_head_is_made_and_the_core_whatever_is_needed():
     assert core.keys() - pixels.keys() == heads
     plain = trees.flatten(shapes(plain={"weight": 1.0}))
     assert plain.keys() == core.keys() - heads
-    assert small.task(objectives={"plain": {"weight": 1.0}}).heads == ()
+    assert small.task(objectives={"plain": {"weight": 1.0}}).heads == {}

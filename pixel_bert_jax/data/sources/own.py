@@ -194,7 +194,7 @@ def build(config: Mapping[str, Any], split: str, root: Path | None) -> OwnPhotos
     """
     base.only(config, ["name", "texts"], ["images"])
     kind = config["texts"]
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(
             f"Corpus {config['name']!r}: texts is {kind!r}{nearest(kind, KINDS)}; "
             f"valid: {', '.join(KINDS)}"
