@@ -1,6 +1,6 @@
 """Draws held-out photos with the captions that a model finds for them.
 
-    python benchmarks/contact_sheet.py checkpoints/photos_small --output=sheet.png \
+    python benchmarks/contact_sheet.py MODEL --output=sheet.png \
       --config=configs/pretrain.py:photos --config.data.root=FOLDER
 
 shows the first photos of the held-out split, each with the three captions that fit it
@@ -56,7 +56,11 @@ def main() -> int:
         index = Experiment(launch.config).corpora.index("evaluate")
         predictor = Predictor.from_pretrained(given.model)
         every = [index.caption(0, n) for n in range(index.num_texts(0))]
-        fits = [predictor.fits(caption) for caption in every]
+        tokenizer, most = (
+            predictor.pretrained.tokenizer,
+            predictor.pretrained.text_length,
+        )
+        fits = [not tokenizer.encode([caption], most)[1] for caption in every]
         print(f"{fits.count(False)} of {len(every)} captions are too long for it")
         captions = list(itertools.compress(every, fits))
         owner = index.text_image(0)[fits]

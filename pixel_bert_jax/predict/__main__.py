@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.model:
             raise InputError(
                 f"no model is named; give --model=FOLDER or set {MODEL}, such as to "
-                "checkpoints/photos_small"
+                "checkpoints/scenes_tiny_long"
             )
         return _run(options)
     except InputError as error:

@@ -1,7 +1,7 @@
 """Use of a trained model on one's own photos: questions, captions, missing words.
 
-    predictor = pixel_bert_jax.Predictor.from_pretrained("checkpoints/photos_small")
-    predictor.match("photo.jpg", ["a dog runs", "a boat at sea"])
+    predictor = pixel_bert_jax.Predictor.from_pretrained("checkpoints/scenes_tiny_long")
+    predictor.match("photo.jpg", ["a red ring", "a small blue disc"])
 
 Photos are prepared as in training, and results are those of its evaluation. Below this
 class are pure functions of plain pytrees (`pixel_bert_jax.tasks.PREDICTIONS`), which
@@ -23,12 +23,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from pixel_bert_jax import trees
 from pixel_bert_jax.config import Rules, resolve
-from pixel_bert_jax.convert.photos import is_single, to_pixels
+from pixel_bert_jax.convert.photos import is_single
 from pixel_bert_jax.convert.pretrained import Pretrained, from_pretrained
-from pixel_bert_jax.data.images import ImageError
 from pixel_bert_jax.data.text import MASK
 from pixel_bert_jax.objectives.base import TextSpec
 from pixel_bert_jax.ops.similarity import SIMILARITIES, Tokens
+from pixel_bert_jax.predict.inputs import (
+    check_top,
+    filled,
+    listed,
+    photos_of,
+    pixels_of,
+    portions,
+)
 from pixel_bert_jax.tasks import Task
 from pixel_bert_jax.tasks.functions import PredictFunctions
 from pixel_bert_jax.tasks.retrieval import CONTRAST, FUSED
@@ -159,7 +166,7 @@ class Predictor:
         self._need("answer", "answers")
         answers = self.pretrained.answers
         assert answers is not None  # checked with the heads
-        _check_top(top_k)
+        check_top(top_k)
 
         def best(out: Batch) -> list[Answer]:
             odds = out["log_odds"]
@@ -210,12 +217,12 @@ class Predictor:
           ImageError: a photo cannot be used.
         """
         self._need("fill in words", "mlm")
-        _check_top(top_k)
+        check_top(top_k)
         tokenizer, words = self.pretrained.tokenizer, self._words(text)
         masked = words["text_ids"] == tokenizer.mask_id
         counts = masked.sum(axis=1)
         if not counts.all():
-            plain = _listed(text)[int(np.argmin(counts))]
+            plain = listed(text)[int(np.argmin(counts))]
             raise InputError(f"expected a text with {MASK}, received {plain!r}")
         # All have as many positions as the one that has most; the first is repeated.
         order = np.argsort(~masked, axis=1, kind="stable")[:, : counts.max()]
@@ -255,17 +262,17 @@ class Predictor:
         self._need("judge statements", "truth")
         words, odds = self._words(statement), []
         count = len(words["text_ids"])
-        sides = [_photos(left), _photos(right)]
+        sides = [photos_of(left), photos_of(right)]
         for side in sides:
             if len(side) not in (1, count):
                 raise InputError(
                     f"expected one photo or as many as statements ({count}), received "
                     f"{len(side)}"
                 )
-        for rows in _portions(count, PHOTOS // 2):
-            text = {key: _filled(x[rows])[:, None] for key, x in words.items()}
+        for rows in portions(count, PHOTOS // 2):
+            text = {key: filled(x[rows])[:, None] for key, x in words.items()}
             pairs = [
-                _pixels(side, n % len(side)) for n in _filled(rows) for side in sides
+                pixels_of(side, n % len(side)) for n in filled(rows) for side in sides
             ]
             photos = self._placed(pairs)
             photos = {k: x.reshape(-1, 2, *x.shape[2:]) for k, x in photos.items()}
@@ -297,11 +304,11 @@ class Predictor:
             raise InputError(f"by is {by!r}, expected one of {', '.join(names)}")
         self._need("rank", *([by] if by else names))
         head = by or heads[0]
-        words, photos = self._words(texts), _photos(images)
+        words, photos = self._words(texts), photos_of(images)
         scores = np.empty((len(photos), len(words["text_ids"])), np.float32)
         vectors = self._text_vectors(words) if head == CONTRAST else []
-        for rows in _portions(len(photos), PHOTOS):
-            arrays = self._placed(_filled([_pixels(photos, n) for n in rows]))
+        for rows in portions(len(photos), PHOTOS):
+            arrays = self._placed(filled([pixels_of(photos, n) for n in rows]))
             visual = self._on_devices("pixels", arrays)
             parts: Iterable[tuple[list[int], Any]]
             if head == CONTRAST:
@@ -331,18 +338,13 @@ class Predictor:
         Raises:
           ImageError: a photo cannot be used.
         """
-        photos, out = _photos(image), []
-        for rows in _portions(len(photos), PHOTOS):
-            arrays = self._placed(_filled([_pixels(photos, n) for n in rows]))
+        photos, out = photos_of(image), []
+        for rows in portions(len(photos), PHOTOS):
+            arrays = self._placed(filled([pixels_of(photos, n) for n in rows]))
             found = self._run("pixels", arrays)
             parts = zip(found["features"], found["pixel_mask"], strict=True)
             out += [x[mask] for x, mask in list(parts)[: len(rows)]]
         return out[0] if is_single(image) else out
-
-    def fits(self, text: str) -> bool:
-        """Returns whether a text has no more tokens than the model takes."""
-        length = self.pretrained.text_length
-        return not self.pretrained.tokenizer.encode([text], length)[1]
 
     def _need(self, what: str, *heads: str) -> None:
         """Raises InputError unless the model has one of some heads."""
@@ -356,7 +358,7 @@ class Predictor:
 
     def _words(self, texts: str | Sequence[str]) -> Batch:
         """Returns the arrays of texts, [n, L]; refuses empty ones."""
-        texts = _listed(texts)
+        texts = listed(texts)
         if not texts:
             raise InputError("expected at least one text, received none")
         if any(isinstance(text, str) and not text.strip() for text in texts):
@@ -384,7 +386,7 @@ class Predictor:
         Returns:
           The n results.
         """
-        photos, count = _photos(image), len(words["text_ids"])
+        photos, count = photos_of(image), len(words["text_ids"])
         shared = len(photos) == 1
         if count == 1 and not shared:
             count = len(photos)
@@ -394,14 +396,14 @@ class Predictor:
                 "expected one photo, one text, or as many photos as texts, received "
                 f"{len(photos)} photos and {count} texts"
             )
-        arrays = self._placed([_pixels(photos, 0)]) if shared else {}
+        arrays = self._placed([pixels_of(photos, 0)]) if shared else {}
         results: list[T] = []
-        for rows in _portions(count, TEXTS if shared else PHOTOS):
-            text = {key: _filled(x[rows]) for key, x in words.items()}
+        for rows in portions(count, TEXTS if shared else PHOTOS):
+            text = {key: filled(x[rows]) for key, x in words.items()}
             if shared:
                 text = {key: x[None] for key, x in text.items()}
             else:
-                arrays = self._placed(_filled([_pixels(photos, n) for n in rows]))
+                arrays = self._placed(filled([pixels_of(photos, n) for n in rows]))
                 text = {key: x[:, None] for key, x in text.items()}
             out = {**text, **self._run(name, {**arrays, **text})}
             out = {key: x[0] if shared else x[:, 0] for key, x in out.items()}
@@ -427,16 +429,16 @@ class Predictor:
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yields (numbers of texts, their scores with all photos)."""
         count = len(visual["features"])
-        for rows in _portions(len(words["text_ids"]), TEXTS):
-            text = {key: _filled(x[rows])[None] for key, x in words.items()}
+        for rows in portions(len(words["text_ids"]), TEXTS):
+            text = {key: filled(x[rows])[None] for key, x in words.items()}
             text = {key: np.repeat(x, count, axis=0) for key, x in text.items()}
             yield rows, self._run(f"score_{head}", {**visual, **text})["score"]
 
     def _text_vectors(self, words: Batch) -> list[tuple[list[int], Tokens]]:
         """Returns (numbers, vectors) of portions of texts."""
         out = []
-        for rows in _portions(len(words["text_ids"]), TEXTS):
-            text = {key: _filled(x[rows])[:, None] for key, x in words.items()}
+        for rows in portions(len(words["text_ids"]), TEXTS):
+            text = {key: filled(x[rows])[:, None] for key, x in words.items()}
             out.append((rows, _tokens(self._run("text_vectors", text))))
         return out
 
@@ -460,50 +462,8 @@ def _check_heads(pretrained: Pretrained, task: Task) -> None:
             )
 
 
-def _check_top(top_k: int) -> None:
-    if not isinstance(top_k, int) or top_k < 1:
-        raise InputError(f"top_k is {top_k!r}, expected an integer of at least 1")
-
-
-def _listed(texts: str | Sequence[str]) -> list[str]:
-    if not isinstance(texts, str) and not isinstance(texts, Iterable):
-        raise InputError(f"expected a text or several, received {type(texts).__name__}")
-    return [texts] if isinstance(texts, str) else list(texts)
-
-
-def _photos(image: Any) -> list[Any]:
-    """Returns a photo or several as a list, without decoding any."""
-    photos = [image] if is_single(image) else list(image)
-    if not photos:
-        raise InputError("expected at least one photo, received none")
-    return photos
-
-
-def _pixels(photos: list[Any], n: int) -> np.ndarray:
-    """Decodes photo n; in an error, it is told which one of several it is."""
-    try:
-        return to_pixels(photos[n])[0]
-    except ImageError as error:
-        if len(photos) == 1:
-            raise
-        raise ImageError(f"photos[{n}]: {error}") from error
-
-
 def _tokens(found: Batch) -> Tokens:
     return Tokens(found["vectors"], found["mask"])
-
-
-def _portions(count: int, most: int) -> Iterator[list[int]]:
-    for begin in range(0, count, most):
-        yield list(range(begin, min(begin + most, count)))
-
-
-def _filled(rows: Any) -> Any:
-    """Repeats the first of n rows up to a power of two, so that few shapes compile."""
-    missing = (1 << (len(rows) - 1).bit_length()) - len(rows)
-    if isinstance(rows, np.ndarray):
-        return np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)])
-    return [*rows, *rows[:1] * missing]
 
 
 def _sigmoid(log_odds: Any) -> float:
